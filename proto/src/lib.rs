@@ -1,1 +1,28 @@
-//! tidegate-proto
+//! The gRPC interface of Tidegate as Rust: generated messages, services and clients of `tidegate.v1` and
+//! `tidegate.operator.v1`, errors with `google.rpc.ErrorInfo`, and conversions to and from the words of `tidegate-model`.
+//!
+//! It knows no transport settings, no hub and no clock. Field documentation is in the .proto files; it is the authority
+//! for units, ranges and defaults.
+
+pub mod errors;
+
+/// Package `tidegate.v1`: what clients speak.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod v1 {
+    tonic::include_proto!("tidegate.v1");
+
+    /// The serialised `FileDescriptorSet` of this package and its imports, for the reflection service.
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tidegate_v1.bin"));
+}
+
+/// Package `tidegate.operator.v1`: what the Kubernetes operator speaks, on a port of its own.
+pub mod operator {
+    /// Version 1.
+    #[allow(missing_docs, unreachable_pub, clippy::all)]
+    pub mod v1 {
+        tonic::include_proto!("tidegate.operator.v1");
+
+        /// The serialised `FileDescriptorSet` of this package and its imports, for the reflection service.
+        pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tidegate_operator_v1.bin"));
+    }
+}

@@ -1,1 +1,4 @@
-//! tidegate-journal
+//! Journals: the pure half ([`entry`], [`state`]) says what a replicated entry means; the Raft half orders and stores entries.
+
+pub mod entry;
+pub mod state;

@@ -1,6 +1,45 @@
 //! The command `tidegate`: composition root of the hub and its clients.
+
+mod args;
+mod commands;
+mod context;
 mod generate;
 mod input;
 mod telemetry;
 
-fn main() {}
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory, Parser};
+
+use crate::args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run(cli)),
+        Err(error) => Err(anyhow::Error::new(error).context("cannot start the runtime")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tidegate: {}", context::describe(&error));
+            ExitCode::from(context::exit_code(&error))
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Topic(args) => commands::topic::run(args).await,
+        Command::Apply(args) => commands::apply::run(args).await,
+        Command::Consume(args) => commands::consume::run(args).await,
+        Command::Offsets(args) => commands::offsets::run(args).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "tidegate", &mut std::io::stdout());
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}

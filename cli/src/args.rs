@@ -1,0 +1,392 @@
+//! The command line's grammar.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::generate::Kind;
+use crate::input::InputFormat;
+
+/// Tidegate: an event hub that keeps the newest data on disk and the rest in object storage.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 the hub is not reachable or not ready, 5 refused by the hub.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How to reach the hub and how to answer.
+#[derive(Clone, Debug, Args)]
+pub struct Connection {
+    /// Where the hub's gRPC listener is.
+    #[arg(long, short = 'a', env = "TIDEGATE_ADDRESS", default_value = "http://127.0.0.1:7171", global = true)]
+    pub address: String,
+    /// How answers look.
+    #[arg(long, short = 'o', value_enum, default_value_t = Output::Table, global = true)]
+    pub output: Output,
+}
+
+/// How answers look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For machines: one JSON document.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a whole hub on this machine: one broker, a directory as its object store.
+    Dev(RunArgs),
+    /// Run a broker with a settings file.
+    Broker(RunArgs),
+    /// Create, change, delete, restore, describe and list topics.
+    Topic(TopicArgs),
+    /// Make topics as a file of manifests says (the same that `kubectl apply -f` takes).
+    Apply(ApplyArgs),
+    /// Append events from a file or standard input to a topic.
+    Produce(ProduceArgs),
+    /// Read events of a topic.
+    Consume(ConsumeArgs),
+    /// Show offsets of a topic, by time if wanted, and offsets that a group has committed.
+    Offsets(OffsetsArgs),
+    /// Make events that look real and append them to a topic, or print them.
+    Generate(GenerateArgs),
+    /// Measure how fast a hub takes and gives events.
+    Bench(BenchArgs),
+    /// Show what is in a file of the WAL, a tier object, a checkpoint.
+    Inspect(InspectArgs),
+    /// Rebuild a hub from what is in its object store.
+    Recover(RecoverArgs),
+    /// Print the settings in force, with their defaults.
+    Config(ServerArgs),
+    /// Print a script that completes commands in a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Where a hub's settings come from. Flags win over the environment, that over the file, that over the defaults.
+#[derive(Clone, Debug, Args)]
+pub struct ServerArgs {
+    /// A settings file (TOML); `tidegate config` prints one with all defaults.
+    #[arg(long, short = 'c', env = "TIDEGATE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// One setting, such as `--set hub.journals=8`; may be given several times. Also by variables: TIDEGATE_SET_hub__journals=8.
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
+    /// Where local data is kept.
+    #[arg(long, env = "TIDEGATE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// Running a server.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    /// Settings.
+    pub server: ServerArgs,
+    /// Write the addresses listened on to this file (JSON) when the hub serves, and remove it at the end.
+    #[arg(long)]
+    pub ready_file: Option<PathBuf>,
+}
+
+/// Topic commands.
+#[derive(Debug, Args)]
+pub struct TopicArgs {
+    #[command(flatten)]
+    /// How to reach the hub.
+    pub connection: Connection,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: TopicCommand,
+}
+
+/// Settings of a topic as flags; absent ones stay as they are, or take their default on creation.
+#[derive(Clone, Debug, Default, Args)]
+pub struct TopicSettingArgs {
+    /// Number of partitions; may grow, never shrink.
+    #[arg(long, short = 'p')]
+    pub partitions: Option<u32>,
+    /// How long records are kept, such as `7d`, or `unlimited`.
+    #[arg(long)]
+    pub retention: Option<String>,
+    /// How many bytes of each partition are kept, such as `10Gi`, or `unlimited`.
+    #[arg(long)]
+    pub retention_bytes: Option<String>,
+    /// The largest record batch, such as `1Mi`.
+    #[arg(long)]
+    pub max_message_bytes: Option<String>,
+    /// Stamp records with the broker's clock instead of the producer's.
+    #[arg(long)]
+    pub log_append_time: Option<bool>,
+    /// Move data to the object store when so much waits, such as `8Mi`.
+    #[arg(long)]
+    pub seal_bytes: Option<String>,
+    /// Move data to the object store when the oldest record is so old, such as `10m`.
+    #[arg(long)]
+    pub seal_age: Option<String>,
+    /// Share a journal with the other topics of this group (on creation only).
+    #[arg(long)]
+    pub placement_group: Option<String>,
+}
+
+/// What to do with topics.
+#[derive(Debug, Subcommand)]
+pub enum TopicCommand {
+    /// Make a topic.
+    Create {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        /// Its settings.
+        settings: TopicSettingArgs,
+    },
+    /// Change a topic's settings.
+    Alter {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        /// The settings to change.
+        settings: TopicSettingArgs,
+    },
+    /// Delete a topic; `topic undelete` brings it back until its data is removed.
+    Delete {
+        /// Its name.
+        name: String,
+    },
+    /// Bring a deleted topic back.
+    Undelete {
+        /// Its name.
+        name: String,
+    },
+    /// Show a topic's settings and measured numbers.
+    Describe {
+        /// Its name.
+        name: String,
+    },
+    /// List topics.
+    List {
+        /// Only names that begin so.
+        #[arg(long, default_value = "")]
+        prefix: String,
+        /// Deleted topics that can be restored, too.
+        #[arg(long)]
+        deleted: bool,
+    },
+}
+
+/// Applying manifests.
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    #[command(flatten)]
+    /// How to reach the hub.
+    pub connection: Connection,
+    /// Files of manifests (YAML or JSON); `-` is standard input.
+    #[arg(long = "file", short = 'f', required = true)]
+    pub files: Vec<PathBuf>,
+    /// Check and say what would be done, without doing it.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Compression of produced batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompressionArg {
+    /// No compression.
+    None,
+    /// gzip.
+    Gzip,
+    /// snappy.
+    Snappy,
+    /// lz4.
+    Lz4,
+    /// zstd.
+    Zstd,
+}
+
+/// Producing.
+#[derive(Debug, Args)]
+pub struct ProduceArgs {
+    #[command(flatten)]
+    /// How to reach the hub.
+    pub connection: Connection,
+    /// The topic.
+    pub topic: String,
+    /// The file to read; absent or `-` is standard input.
+    #[arg(long, short = 'f')]
+    pub file: Option<PathBuf>,
+    /// How the input is cut into events.
+    #[arg(long, value_enum, default_value_t = InputFormat::Lines)]
+    pub format: InputFormat,
+    /// TSV and CSV: the first record names the columns.
+    #[arg(long)]
+    pub header_row: bool,
+    /// Where the key is: a field of JSON events; a column of TSV or CSV by number from 1, or by name with --header-row.
+    #[arg(long, short = 'k')]
+    pub key: Option<String>,
+    /// Lines: the key is what stands before this text.
+    #[arg(long, conflicts_with = "key")]
+    pub key_until: Option<String>,
+    /// Where the time is: a field or column, like --key. Without it, the time of reading.
+    #[arg(long, short = 't')]
+    pub time: Option<String>,
+    /// Lines: the time begins behind this text.
+    #[arg(long, conflicts_with = "time")]
+    pub time_after: Option<String>,
+    /// strftime pattern of the time, such as `%d/%b/%Y:%H:%M:%S %z`; default RFC 3339 or milliseconds since 1970.
+    #[arg(long)]
+    pub time_format: Option<String>,
+    /// Append everything to this partition, instead of by key.
+    #[arg(long, short = 'p')]
+    pub partition: Option<u32>,
+    /// A header for every event, `name=value`; may be given several times.
+    #[arg(long = "header", short = 'H', value_name = "NAME=VALUE")]
+    pub headers: Vec<String>,
+    /// At most so many events a second; default as fast as they are taken.
+    #[arg(long)]
+    pub rate: Option<f64>,
+    /// Compression of the batches sent.
+    #[arg(long, value_enum, default_value_t = CompressionArg::None)]
+    pub compression: CompressionArg,
+}
+
+/// How consumed events look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EventFormat {
+    /// The value and a line end.
+    Value,
+    /// Key, tab, value, line end.
+    KeyValue,
+    /// One JSON object a line with partition, offset, time, key, headers and value.
+    Json,
+    /// The values alone, without anything between them.
+    Raw,
+}
+
+/// Consuming.
+#[derive(Debug, Args)]
+pub struct ConsumeArgs {
+    #[command(flatten)]
+    /// How to reach the hub.
+    pub connection: Connection,
+    /// The topic.
+    pub topic: String,
+    /// Where to begin: `earliest`, `latest`, an offset such as `@1200`, or a time (RFC 3339 or milliseconds since 1970).
+    #[arg(long, default_value = "earliest")]
+    pub from: String,
+    /// Where to end: an offset such as `@1300` (exclusive) or a time; default the end as it is now.
+    #[arg(long)]
+    pub until: Option<String>,
+    /// Only these partitions; default all.
+    #[arg(long, short = 'p', value_delimiter = ',')]
+    pub partition: Vec<u32>,
+    /// At most so many events.
+    #[arg(long, short = 'n')]
+    pub max: Option<u64>,
+    /// Go on with new events until interrupted.
+    #[arg(long, short = 'F')]
+    pub follow: bool,
+    /// How events look.
+    #[arg(long, value_enum, default_value_t = EventFormat::Value)]
+    pub format: EventFormat,
+    /// Begin where this group committed (else at --from), and commit what was printed.
+    #[arg(long, short = 'g')]
+    pub group: Option<String>,
+}
+
+/// Offsets.
+#[derive(Debug, Args)]
+pub struct OffsetsArgs {
+    #[command(flatten)]
+    /// How to reach the hub.
+    pub connection: Connection,
+    /// The topic.
+    pub topic: String,
+    /// Also the first offset at or after this time (RFC 3339 or milliseconds since 1970).
+    #[arg(long)]
+    pub time: Option<String>,
+    /// Also what this group committed, and its lag.
+    #[arg(long, short = 'g')]
+    pub group: Option<String>,
+}
+
+/// Generating.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    /// How to reach the hub.
+    pub connection: Connection,
+    /// What kind of events.
+    #[arg(value_enum)]
+    pub kind: Kind,
+    /// The topic to append to; default: the kind's name. `-` prints the events instead.
+    pub topic: Option<String>,
+    /// How many events; default 10,000, with --follow without end.
+    #[arg(long, short = 'n')]
+    pub count: Option<u64>,
+    /// Events a second; default as fast as they are taken.
+    #[arg(long)]
+    pub rate: Option<f64>,
+    /// Go on until interrupted (at --rate, default 100 a second).
+    #[arg(long, short = 'F')]
+    pub follow: bool,
+    /// The same seed gives the same events.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// Measuring.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    /// How to reach the hub.
+    pub connection: Connection,
+    /// The topic to use; it is created with --partitions if it does not exist.
+    #[arg(long, default_value = "bench")]
+    pub topic: String,
+    /// Partitions of the topic if it is created.
+    #[arg(long, default_value_t = 4)]
+    pub partitions: u32,
+    /// Bytes of each event's value.
+    #[arg(long, default_value_t = 1024)]
+    pub event_bytes: usize,
+    /// How many events.
+    #[arg(long, short = 'n', default_value_t = 200_000)]
+    pub count: u64,
+    /// Compression of the batches sent.
+    #[arg(long, value_enum, default_value_t = CompressionArg::None)]
+    pub compression: CompressionArg,
+}
+
+/// Inspecting.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A WAL file, a checkpoint, a tier object, a manifest object, or a data directory.
+    pub path: PathBuf,
+    /// How answers look.
+    #[arg(long, short = 'o', value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// Write a partition's range out of a tier object as a plain Kafka `.log` file.
+    #[arg(long, value_name = "FILE")]
+    pub kafka_log: Option<PathBuf>,
+    /// With --kafka-log: the topic's name or uid, if the object holds several.
+    #[arg(long)]
+    pub topic: Option<String>,
+    /// With --kafka-log: the partition, if the object holds several.
+    #[arg(long, short = 'p')]
+    pub partition: Option<i32>,
+}
+
+/// Recovering.
+#[derive(Debug, Args)]
+pub struct RecoverArgs {
+    #[command(flatten)]
+    /// Settings: the (empty) data directory and the object store to recover from.
+    pub server: ServerArgs,
+}

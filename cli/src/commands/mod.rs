@@ -1,0 +1,27 @@
+//! The commands, one file each.
+
+use anyhow::Result;
+use tidegate_proto::errors::{Failure, Reason};
+use tidegate_proto::v1;
+use tidegate_proto::v1::metadata_service_client::MetadataServiceClient;
+use tonic::transport::Channel;
+
+use crate::context::CommandError;
+
+pub mod apply;
+pub mod consume;
+pub mod offsets;
+pub mod topic;
+
+/// How many partitions a topic has.
+pub async fn partitions_of(mut client: MetadataServiceClient<Channel>, topic: &str) -> Result<i32> {
+    let request = v1::GetMetadataRequest { topics: vec![topic.to_owned()], ..Default::default() };
+    let answer = client.get_metadata(request).await.map_err(CommandError::from)?.into_inner();
+    match answer.topics.into_iter().find(|found| found.name == topic) {
+        Some(found) => match found.error {
+            Some(error) => Err(CommandError::Hub(error.into()).into()),
+            None => Ok(i32::try_from(found.partitions.len()).unwrap_or(i32::MAX)),
+        },
+        None => Err(CommandError::Hub(Failure::new(Reason::UnknownTopic, format!("there is no topic `{topic}`"))).into()),
+    }
+}

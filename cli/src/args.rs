@@ -10,7 +10,9 @@ use crate::input::InputFormat;
 /// Tidegate: an event hub that keeps the newest data on disk and the rest in object storage.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version, propagate_version = true, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 the hub is not reachable or not ready, 5 refused by the hub.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 the hub is not reachable or not ready, 5 refused by the hub."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -67,7 +67,8 @@ pub fn describe(error: &anyhow::Error) -> String {
 /// Connects to the hub.
 pub async fn connect(connection: &Connection) -> Result<Channel> {
     let unreachable = |reason: String| CommandError::Unreachable { address: connection.address.clone(), reason };
-    let address = if connection.address.contains("://") { connection.address.clone() } else { format!("http://{}", connection.address) };
+    let address =
+        if connection.address.contains("://") { connection.address.clone() } else { format!("http://{}", connection.address) };
     let endpoint = Endpoint::from_shared(address).map_err(|error| unreachable(error.to_string()))?;
     let endpoint = endpoint
         .connect_timeout(Duration::from_secs(5))
@@ -154,7 +155,10 @@ mod tests {
     #[test]
     fn exit_codes_tell_apart_what_scripts_act_on() {
         let code = |reason| exit_code(&CommandError::Hub(Failure::new(reason, "x")).into());
-        assert_eq!([code(Reason::UnknownTopic), code(Reason::Throttled), code(Reason::TopicExists), code(Reason::Internal)], [3, 4, 5, 1]);
+        assert_eq!(
+            [code(Reason::UnknownTopic), code(Reason::Throttled), code(Reason::TopicExists), code(Reason::Internal)],
+            [3, 4, 5, 1]
+        );
         assert_eq!(exit_code(&anyhow::anyhow!("x")), 1);
     }
 }

@@ -61,7 +61,15 @@ impl Generator {
     pub fn new(kind: Kind, seed: u64, start_ms: i64, events_per_second: f64) -> Generator {
         let mut random = SmallRng::seed_from_u64(seed);
         let temperatures = (0..SENSORS).map(|_| random.random_range(17.0..24.0)).collect();
-        Generator { kind, random, start_ms, time_ms: start_ms, step_ms: 1000.0 / events_per_second.max(0.001), temperatures, made: 0 }
+        Generator {
+            kind,
+            random,
+            start_ms,
+            time_ms: start_ms,
+            step_ms: 1000.0 / events_per_second.max(0.001),
+            temperatures,
+            made: 0,
+        }
     }
 
     fn advance(&mut self) {

@@ -138,14 +138,16 @@ impl<R: BufRead> Events<R> {
         let key = match &self.extract.key_until {
             None => None,
             Some(end) => {
-                let at = find(&value, end.as_bytes()).with_context(|| self.lacks(&format!("the text `{end}` that ends the key")))?;
+                let at =
+                    find(&value, end.as_bytes()).with_context(|| self.lacks(&format!("the text `{end}` that ends the key")))?;
                 Some(value.slice(..at))
             }
         };
         let timestamp_ms = match &self.extract.time_after {
             None => None,
             Some(start) => {
-                let at = find(&value, start.as_bytes()).with_context(|| self.lacks(&format!("the text `{start}` before the time")))?;
+                let at =
+                    find(&value, start.as_bytes()).with_context(|| self.lacks(&format!("the text `{start}` before the time")))?;
                 Some(self.parse_time(&String::from_utf8_lossy(&value[at + start.len()..]))?)
             }
         };

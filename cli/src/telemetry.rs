@@ -50,8 +50,9 @@ pub struct Telemetry {
 
 /// Starts logging and, when an endpoint is set, exporting. Must be called once, inside the runtime.
 pub fn start(settings: &TelemetrySettings, service: &'static str) -> Result<Telemetry> {
-    let filter = EnvFilter::try_new(&settings.log_filter)
-        .with_context(|| format!("telemetry.log_filter: `{}` is not a filter such as `info` or `tidegate_broker=debug`", settings.log_filter))?;
+    let filter = EnvFilter::try_new(&settings.log_filter).with_context(|| {
+        format!("telemetry.log_filter: `{}` is not a filter such as `info` or `tidegate_broker=debug`", settings.log_filter)
+    })?;
     let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let logs = match settings.log_format {
         LogFormat::Text => logs.boxed(),
@@ -71,7 +72,8 @@ pub fn start(settings: &TelemetrySettings, service: &'static str) -> Result<Tele
     global::set_text_map_propagator(TraceContextPropagator::new());
     global::set_meter_provider(metrics.clone());
     // Only our own spans are exported: the exporter's own requests would otherwise make spans without end.
-    let exported = tracing_opentelemetry::layer().with_tracer(traces.tracer(service)).with_filter(EnvFilter::new("tidegate=info,off"));
+    let exported =
+        tracing_opentelemetry::layer().with_tracer(traces.tracer(service)).with_filter(EnvFilter::new("tidegate=info,off"));
     tracing_subscriber::registry().with(logs.with_filter(filter)).with(exported).init();
     Ok(Telemetry { traces: Some(traces), metrics: Some(metrics) })
 }

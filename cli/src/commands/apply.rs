@@ -67,7 +67,9 @@ pub fn read_topics(file: &Path) -> Result<Vec<ResolvedTopic>> {
         std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?
     };
     let manifests = parse_manifests(&text).with_context(|| file.display().to_string())?;
-    let resolve = |Manifest::Topic(topic)| topic.resolve().map_err(|(field, message)| anyhow::anyhow!("{}: {field}: {message}", file.display()));
+    let resolve = |Manifest::Topic(topic)| {
+        topic.resolve().map_err(|(field, message)| anyhow::anyhow!("{}: {field}: {message}", file.display()))
+    };
     manifests.into_iter().map(resolve).collect()
 }
 
@@ -136,7 +138,8 @@ mod tests {
 
     #[test]
     fn only_fields_that_differ_are_changed() {
-        let current = v1::TopicSettings { partitions: Some(3), retention_ms: Some(5), max_message_bytes: Some(9), ..Default::default() };
+        let current =
+            v1::TopicSettings { partitions: Some(3), retention_ms: Some(5), max_message_bytes: Some(9), ..Default::default() };
         let wanted = v1::TopicSettings { partitions: Some(4), retention_ms: Some(5), ..Default::default() };
         assert_eq!(changed_fields(&current, &wanted), ["partitions"]);
         assert!(changed_fields(&current, &current).is_empty());

@@ -82,7 +82,13 @@ pub async fn run(args: ConsumeArgs) -> Result<()> {
         ..Default::default()
     };
     let mut stream = consumer.subscribe(request).await.map_err(CommandError::from)?.into_inner();
-    let mut printer = Printer { out: BufWriter::new(std::io::stdout().lock()), format: args.format, left: args.max, next: BTreeMap::new(), ends };
+    let mut printer = Printer {
+        out: BufWriter::new(std::io::stdout().lock()),
+        format: args.format,
+        left: args.max,
+        next: BTreeMap::new(),
+        ends,
+    };
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
     loop {
@@ -169,7 +175,12 @@ pub async fn committed_offsets(channel: &Channel, group: &str, topic: &str, part
     let partitions = partitions.iter().map(|partition| v1::TopicPartition { topic: topic.to_owned(), partition: *partition });
     let request = v1::FetchOffsetsRequest { group: group.to_owned(), partitions: partitions.collect(), ..Default::default() };
     let answer = GroupServiceClient::new(channel.clone()).fetch_offsets(request).await.map_err(CommandError::from)?.into_inner();
-    Ok(answer.offsets.into_iter().filter(|committed| committed.offset >= 0).map(|committed| (committed.partition, committed.offset)).collect())
+    Ok(answer
+        .offsets
+        .into_iter()
+        .filter(|committed| committed.offset >= 0)
+        .map(|committed| (committed.partition, committed.offset))
+        .collect())
 }
 
 async fn commit(channel: &Channel, group: &str, topic: &str, next: &BTreeMap<i32, i64>) -> Result<()> {
@@ -182,7 +193,8 @@ async fn commit(channel: &Channel, group: &str, topic: &str, next: &BTreeMap<i32
         offset: *offset,
         ..Default::default()
     };
-    let request = v1::CommitOffsetsRequest { group: group.to_owned(), offsets: next.iter().map(one).collect(), ..Default::default() };
+    let request =
+        v1::CommitOffsetsRequest { group: group.to_owned(), offsets: next.iter().map(one).collect(), ..Default::default() };
     let answer = GroupServiceClient::new(channel.clone()).commit_offsets(request).await.map_err(CommandError::from)?.into_inner();
     match answer.results.into_iter().find_map(|result| result.error) {
         Some(error) => Err(CommandError::Hub(error.into()).into()),

@@ -8,7 +8,9 @@ pub mod quantity;
 pub mod topic;
 
 pub use manifest::{Manifest, ManifestError, ObjectMeta, parse_manifests};
-pub use topic::{CleanupPolicy, DeletionPolicy, Management, ResolvedTopic, Retention, Sealing, TimestampType, TopicManifest, TopicSpec};
+pub use topic::{
+    CleanupPolicy, DeletionPolicy, Management, ResolvedTopic, Retention, Sealing, TimestampType, TopicManifest, TopicSpec,
+};
 
 /// The API group and version of all objects here.
 pub const API_VERSION: &str = "tidegate.dev/v1alpha1";

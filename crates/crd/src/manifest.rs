@@ -74,7 +74,12 @@ fn parse_object(document: usize, value: &serde_json::Value) -> Result<Manifest, 
     let text_at = |pointer: &str| value.pointer(pointer).and_then(serde_json::Value::as_str);
     let kind = text_at("/kind").unwrap_or_default();
     let object = text_at("/metadata/name").map(|name| format!("{kind}/{name}"));
-    let refused = |field: &str, message: String| ManifestError::Field { document, object: object.clone(), field: field.to_owned(), message };
+    let refused = |field: &str, message: String| ManifestError::Field {
+        document,
+        object: object.clone(),
+        field: field.to_owned(),
+        message,
+    };
     if text_at("/apiVersion") != Some(API_VERSION) {
         return Err(refused("apiVersion", format!("must be `{API_VERSION}`")));
     }
@@ -93,8 +98,14 @@ fn parse_object(document: usize, value: &serde_json::Value) -> Result<Manifest, 
     Ok(Manifest::Topic(topic))
 }
 
-const METADATA: Shape =
-    Shape(&[("name", None), ("namespace", None), ("labels", None), ("annotations", None), ("uid", None), ("resourceVersion", None)]);
+const METADATA: Shape = Shape(&[
+    ("name", None),
+    ("namespace", None),
+    ("labels", None),
+    ("annotations", None),
+    ("uid", None),
+    ("resourceVersion", None),
+]);
 const TOPIC_SHAPE: Shape = Shape(&[
     ("apiVersion", None),
     ("kind", None),

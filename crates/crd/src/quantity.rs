@@ -12,7 +12,8 @@ pub struct QuantityError {
 }
 
 const DURATION: &str = "a duration: write whole numbers with ms, s, m, h or d (such as `90s`, `7d`, `1d12h`), or `unlimited`";
-const SIZE: &str = "a size in bytes: write a whole number, alone or with k, M, G, T, Ki, Mi, Gi or Ti (such as `512Mi`), or `unlimited`";
+const SIZE: &str =
+    "a size in bytes: write a whole number, alone or with k, M, G, T, Ki, Mi, Gi or Ti (such as `512Mi`), or `unlimited`";
 
 /// The word for "no bound".
 pub const UNLIMITED: &str = "unlimited";

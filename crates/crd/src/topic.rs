@@ -245,7 +245,9 @@ mod tests {
 
     #[test]
     fn units_are_read() {
-        let topic = resolve("partitions: 6, retention: {duration: 7d, bytesPerPartition: 1Gi}, maxMessageBytes: 2Mi, sealing: {age: 10m}");
+        let topic = resolve(
+            "partitions: 6, retention: {duration: 7d, bytesPerPartition: 1Gi}, maxMessageBytes: 2Mi, sealing: {age: 10m}",
+        );
         let topic = topic.unwrap();
         assert_eq!((topic.retention_ms, topic.retention_bytes), (Some(604_800_000), Some(1 << 30)));
         assert_eq!((topic.max_message_bytes, topic.seal_age_ms), (Some(2 << 20), Some(600_000)));

@@ -283,7 +283,8 @@ mod tests {
 
     #[test]
     fn each_bad_setting_is_named() {
-        let cases: Vec<(&str, fn(&mut TopicSettings))> = vec![
+        type Spoil = fn(&mut TopicSettings);
+        let cases: Vec<(&str, Spoil)> = vec![
             ("partitions", |s| s.partitions = 0),
             ("partitions", |s| s.partitions = MAX_PARTITIONS + 1),
             ("retention_ms", |s| s.retention_ms = Some(0)),

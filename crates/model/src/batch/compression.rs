@@ -100,8 +100,9 @@ impl<'a> Decompressor<'a> {
             Compression::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(compressed)),
             Compression::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed).map_err(|e| codec.failed(e))?;
-                // A frame's window is allocated at once: it needs no more than all that may come out.
-                let window = limit.max(1).next_power_of_two().trailing_zeros().clamp(20, 27);
+                // A frame's window is allocated at once, so it is bounded: 8 MiB serves all levels up to 19, whatever
+                // comes out; a larger one is believed as far as so much may come out.
+                let window = limit.max(1).next_power_of_two().trailing_zeros().clamp(23, 27);
                 decoder.window_log_max(window).map_err(|e| codec.failed(e))?;
                 Box::new(decoder)
             }

@@ -13,26 +13,26 @@ use crate::input::InputFormat;
 #[command(
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 the hub is not reachable or not ready, 5 refused by the hub."
 )]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 /// How to reach the hub and how to answer.
 #[derive(Clone, Debug, Args)]
-pub struct Connection {
+pub(crate) struct Connection {
     /// Where the hub's gRPC listener is.
     #[arg(long, short = 'a', env = "TIDEGATE_ADDRESS", default_value = "http://127.0.0.1:7171", global = true)]
-    pub address: String,
+    pub(crate) address: String,
     /// How answers look.
     #[arg(long, short = 'o', value_enum, default_value_t = Output::Table, global = true)]
-    pub output: Output,
+    pub(crate) output: Output,
 }
 
 /// How answers look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub(crate) enum Output {
     /// For people.
     Table,
     /// For machines: one JSON document.
@@ -41,7 +41,7 @@ pub enum Output {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run a whole hub on this machine: one broker, a directory as its object store.
     Dev(RunArgs),
     /// Run a broker with a settings file.
@@ -75,72 +75,72 @@ pub enum Command {
 
 /// Where a hub's settings come from. Flags win over the environment, that over the file, that over the defaults.
 #[derive(Clone, Debug, Args)]
-pub struct ServerArgs {
+pub(crate) struct ServerArgs {
     /// A settings file (TOML); `tidegate config` prints one with all defaults.
     #[arg(long, short = 'c', env = "TIDEGATE_CONFIG")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// One setting, such as `--set hub.journals=8`; may be given several times. Also by variables: TIDEGATE_SET_hub__journals=8.
     #[arg(long = "set", value_name = "NAME=VALUE")]
-    pub set: Vec<String>,
+    pub(crate) set: Vec<String>,
     /// Where local data is kept.
     #[arg(long, env = "TIDEGATE_DATA_DIR")]
-    pub data_dir: Option<PathBuf>,
+    pub(crate) data_dir: Option<PathBuf>,
 }
 
 /// Running a server.
 #[derive(Clone, Debug, Args)]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     #[command(flatten)]
     /// Settings.
-    pub server: ServerArgs,
+    pub(crate) server: ServerArgs,
     /// Write the addresses listened on to this file (JSON) when the hub serves, and remove it at the end.
     #[arg(long)]
-    pub ready_file: Option<PathBuf>,
+    pub(crate) ready_file: Option<PathBuf>,
 }
 
 /// Topic commands.
 #[derive(Debug, Args)]
-pub struct TopicArgs {
+pub(crate) struct TopicArgs {
     #[command(flatten)]
     /// How to reach the hub.
-    pub connection: Connection,
+    pub(crate) connection: Connection,
     /// What to do.
     #[command(subcommand)]
-    pub command: TopicCommand,
+    pub(crate) command: TopicCommand,
 }
 
 /// Settings of a topic as flags; absent ones stay as they are, or take their default on creation.
 #[derive(Clone, Debug, Default, Args)]
-pub struct TopicSettingArgs {
+pub(crate) struct TopicSettingArgs {
     /// Number of partitions; may grow, never shrink.
     #[arg(long, short = 'p')]
-    pub partitions: Option<u32>,
+    pub(crate) partitions: Option<u32>,
     /// How long records are kept, such as `7d`, or `unlimited`.
     #[arg(long)]
-    pub retention: Option<String>,
+    pub(crate) retention: Option<String>,
     /// How many bytes of each partition are kept, such as `10Gi`, or `unlimited`.
     #[arg(long)]
-    pub retention_bytes: Option<String>,
+    pub(crate) retention_bytes: Option<String>,
     /// The largest record batch, such as `1Mi`.
     #[arg(long)]
-    pub max_message_bytes: Option<String>,
+    pub(crate) max_message_bytes: Option<String>,
     /// Stamp records with the broker's clock instead of the producer's.
     #[arg(long)]
-    pub log_append_time: Option<bool>,
+    pub(crate) log_append_time: Option<bool>,
     /// Move data to the object store when so much waits, such as `8Mi`.
     #[arg(long)]
-    pub seal_bytes: Option<String>,
+    pub(crate) seal_bytes: Option<String>,
     /// Move data to the object store when the oldest record is so old, such as `10m`.
     #[arg(long)]
-    pub seal_age: Option<String>,
+    pub(crate) seal_age: Option<String>,
     /// Share a journal with the other topics of this group (on creation only).
     #[arg(long)]
-    pub placement_group: Option<String>,
+    pub(crate) placement_group: Option<String>,
 }
 
 /// What to do with topics.
 #[derive(Debug, Subcommand)]
-pub enum TopicCommand {
+pub(crate) enum TopicCommand {
     /// Make a topic.
     Create {
         /// Its name.
@@ -185,21 +185,21 @@ pub enum TopicCommand {
 
 /// Applying manifests.
 #[derive(Debug, Args)]
-pub struct ApplyArgs {
+pub(crate) struct ApplyArgs {
     #[command(flatten)]
     /// How to reach the hub.
-    pub connection: Connection,
+    pub(crate) connection: Connection,
     /// Files of manifests (YAML or JSON); `-` is standard input.
     #[arg(long = "file", short = 'f', required = true)]
-    pub files: Vec<PathBuf>,
+    pub(crate) files: Vec<PathBuf>,
     /// Check and say what would be done, without doing it.
     #[arg(long)]
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
 }
 
 /// Compression of produced batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum CompressionArg {
+pub(crate) enum CompressionArg {
     /// No compression.
     None,
     /// gzip.
@@ -214,53 +214,53 @@ pub enum CompressionArg {
 
 /// Producing.
 #[derive(Debug, Args)]
-pub struct ProduceArgs {
+pub(crate) struct ProduceArgs {
     #[command(flatten)]
     /// How to reach the hub.
-    pub connection: Connection,
+    pub(crate) connection: Connection,
     /// The topic.
-    pub topic: String,
+    pub(crate) topic: String,
     /// The file to read; absent or `-` is standard input.
     #[arg(long, short = 'f')]
-    pub file: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
     /// How the input is cut into events.
     #[arg(long, value_enum, default_value_t = InputFormat::Lines)]
-    pub format: InputFormat,
+    pub(crate) format: InputFormat,
     /// TSV and CSV: the first record names the columns.
     #[arg(long)]
-    pub header_row: bool,
+    pub(crate) header_row: bool,
     /// Where the key is: a field of JSON events; a column of TSV or CSV by number from 1, or by name with --header-row.
     #[arg(long, short = 'k')]
-    pub key: Option<String>,
+    pub(crate) key: Option<String>,
     /// Lines: the key is what stands before this text.
     #[arg(long, conflicts_with = "key")]
-    pub key_until: Option<String>,
+    pub(crate) key_until: Option<String>,
     /// Where the time is: a field or column, like --key. Without it, the time of reading.
     #[arg(long, short = 't')]
-    pub time: Option<String>,
+    pub(crate) time: Option<String>,
     /// Lines: the time begins behind this text.
     #[arg(long, conflicts_with = "time")]
-    pub time_after: Option<String>,
+    pub(crate) time_after: Option<String>,
     /// strftime pattern of the time, such as `%d/%b/%Y:%H:%M:%S %z`; default RFC 3339 or milliseconds since 1970.
     #[arg(long)]
-    pub time_format: Option<String>,
+    pub(crate) time_format: Option<String>,
     /// Append everything to this partition, instead of by key.
     #[arg(long, short = 'p')]
-    pub partition: Option<u32>,
+    pub(crate) partition: Option<u32>,
     /// A header for every event, `name=value`; may be given several times.
     #[arg(long = "header", short = 'H', value_name = "NAME=VALUE")]
-    pub headers: Vec<String>,
+    pub(crate) headers: Vec<String>,
     /// At most so many events a second; default as fast as they are taken.
     #[arg(long)]
-    pub rate: Option<f64>,
+    pub(crate) rate: Option<f64>,
     /// Compression of the batches sent.
     #[arg(long, value_enum, default_value_t = CompressionArg::None)]
-    pub compression: CompressionArg,
+    pub(crate) compression: CompressionArg,
 }
 
 /// How consumed events look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum EventFormat {
+pub(crate) enum EventFormat {
     /// The value and a line end.
     Value,
     /// Key, tab, value, line end.
@@ -273,122 +273,122 @@ pub enum EventFormat {
 
 /// Consuming.
 #[derive(Debug, Args)]
-pub struct ConsumeArgs {
+pub(crate) struct ConsumeArgs {
     #[command(flatten)]
     /// How to reach the hub.
-    pub connection: Connection,
+    pub(crate) connection: Connection,
     /// The topic.
-    pub topic: String,
+    pub(crate) topic: String,
     /// Where to begin: `earliest`, `latest`, an offset such as `@1200`, or a time (RFC 3339 or milliseconds since 1970).
     #[arg(long, default_value = "earliest")]
-    pub from: String,
+    pub(crate) from: String,
     /// Where to end: an offset such as `@1300` (exclusive) or a time; default the end as it is now.
     #[arg(long)]
-    pub until: Option<String>,
+    pub(crate) until: Option<String>,
     /// Only these partitions; default all.
     #[arg(long, short = 'p', value_delimiter = ',')]
-    pub partition: Vec<u32>,
+    pub(crate) partition: Vec<u32>,
     /// At most so many events.
     #[arg(long, short = 'n')]
-    pub max: Option<u64>,
+    pub(crate) max: Option<u64>,
     /// Go on with new events until interrupted.
     #[arg(long, short = 'F')]
-    pub follow: bool,
+    pub(crate) follow: bool,
     /// How events look.
     #[arg(long, value_enum, default_value_t = EventFormat::Value)]
-    pub format: EventFormat,
+    pub(crate) format: EventFormat,
     /// Begin where this group committed (else at --from), and commit what was printed.
     #[arg(long, short = 'g')]
-    pub group: Option<String>,
+    pub(crate) group: Option<String>,
 }
 
 /// Offsets.
 #[derive(Debug, Args)]
-pub struct OffsetsArgs {
+pub(crate) struct OffsetsArgs {
     #[command(flatten)]
     /// How to reach the hub.
-    pub connection: Connection,
+    pub(crate) connection: Connection,
     /// The topic.
-    pub topic: String,
+    pub(crate) topic: String,
     /// Also the first offset at or after this time (RFC 3339 or milliseconds since 1970).
     #[arg(long)]
-    pub time: Option<String>,
+    pub(crate) time: Option<String>,
     /// Also what this group committed, and its lag.
     #[arg(long, short = 'g')]
-    pub group: Option<String>,
+    pub(crate) group: Option<String>,
 }
 
 /// Generating.
 #[derive(Debug, Args)]
-pub struct GenerateArgs {
+pub(crate) struct GenerateArgs {
     #[command(flatten)]
     /// How to reach the hub.
-    pub connection: Connection,
+    pub(crate) connection: Connection,
     /// What kind of events.
     #[arg(value_enum)]
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// The topic to append to; default: the kind's name. `-` prints the events instead.
-    pub topic: Option<String>,
+    pub(crate) topic: Option<String>,
     /// How many events; default 10,000, with --follow without end.
     #[arg(long, short = 'n')]
-    pub count: Option<u64>,
+    pub(crate) count: Option<u64>,
     /// Events a second; default as fast as they are taken.
     #[arg(long)]
-    pub rate: Option<f64>,
+    pub(crate) rate: Option<f64>,
     /// Go on until interrupted (at --rate, default 100 a second).
     #[arg(long, short = 'F')]
-    pub follow: bool,
+    pub(crate) follow: bool,
     /// The same seed gives the same events.
     #[arg(long, default_value_t = 1)]
-    pub seed: u64,
+    pub(crate) seed: u64,
 }
 
 /// Measuring.
 #[derive(Debug, Args)]
-pub struct BenchArgs {
+pub(crate) struct BenchArgs {
     #[command(flatten)]
     /// How to reach the hub.
-    pub connection: Connection,
+    pub(crate) connection: Connection,
     /// The topic to use; it is created with --partitions if it does not exist.
     #[arg(long, default_value = "bench")]
-    pub topic: String,
+    pub(crate) topic: String,
     /// Partitions of the topic if it is created.
     #[arg(long, default_value_t = 4)]
-    pub partitions: u32,
+    pub(crate) partitions: u32,
     /// Bytes of each event's value.
     #[arg(long, default_value_t = 1024)]
-    pub event_bytes: usize,
+    pub(crate) event_bytes: usize,
     /// How many events.
     #[arg(long, short = 'n', default_value_t = 200_000)]
-    pub count: u64,
+    pub(crate) count: u64,
     /// Compression of the batches sent.
     #[arg(long, value_enum, default_value_t = CompressionArg::None)]
-    pub compression: CompressionArg,
+    pub(crate) compression: CompressionArg,
 }
 
 /// Inspecting.
 #[derive(Debug, Args)]
-pub struct InspectArgs {
+pub(crate) struct InspectArgs {
     /// A WAL file, a checkpoint, a tier object, a manifest object, or a data directory.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// How answers look.
     #[arg(long, short = 'o', value_enum, default_value_t = Output::Table)]
-    pub output: Output,
+    pub(crate) output: Output,
     /// Write a partition's range out of a tier object as a plain Kafka `.log` file.
     #[arg(long, value_name = "FILE")]
-    pub kafka_log: Option<PathBuf>,
+    pub(crate) kafka_log: Option<PathBuf>,
     /// With --kafka-log: the topic's name or uid, if the object holds several.
     #[arg(long)]
-    pub topic: Option<String>,
+    pub(crate) topic: Option<String>,
     /// With --kafka-log: the partition, if the object holds several.
     #[arg(long, short = 'p')]
-    pub partition: Option<i32>,
+    pub(crate) partition: Option<i32>,
 }
 
 /// Recovering.
 #[derive(Debug, Args)]
-pub struct RecoverArgs {
+pub(crate) struct RecoverArgs {
     #[command(flatten)]
     /// Settings: the (empty) data directory and the object store to recover from.
-    pub server: ServerArgs,
+    pub(crate) server: ServerArgs,
 }

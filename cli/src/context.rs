@@ -13,11 +13,11 @@ use crate::args::{Connection, Output};
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// The largest answer that is taken; a fetch response of the hub has at most 50 MiB by default.
-pub const MAX_ANSWER_BYTES: usize = 64 << 20;
+pub(crate) const MAX_ANSWER_BYTES: usize = 64 << 20;
 
 /// A failure that decides the exit code.
 #[derive(Debug, thiserror::Error)]
-pub enum CommandError {
+pub(crate) enum CommandError {
     /// The hub could not be reached.
     #[error("cannot reach the hub at {address}: {reason}. Is it running? `tidegate dev` starts one; --address says where it is.")]
     Unreachable {
@@ -38,7 +38,7 @@ impl From<tonic::Status> for CommandError {
 }
 
 /// The exit code that goes with an error; `tidegate --help` lists them.
-pub fn exit_code(error: &anyhow::Error) -> u8 {
+pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<CommandError>() {
         None => 1,
         Some(CommandError::Unreachable { .. }) => 4,
@@ -52,7 +52,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
 }
 
 /// What an error says beyond its message: the field, the limit, the hint.
-pub fn describe(error: &anyhow::Error) -> String {
+pub(crate) fn describe(error: &anyhow::Error) -> String {
     let mut text = format!("{error:#}");
     if let Some(CommandError::Hub(failure)) = error.downcast_ref::<CommandError>() {
         let mut facts: Vec<String> = failure.metadata.iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -65,7 +65,7 @@ pub fn describe(error: &anyhow::Error) -> String {
 }
 
 /// Connects to the hub.
-pub async fn connect(connection: &Connection) -> Result<Channel> {
+pub(crate) async fn connect(connection: &Connection) -> Result<Channel> {
     let unreachable = |reason: String| CommandError::Unreachable { address: connection.address.clone(), reason };
     let address =
         if connection.address.contains("://") { connection.address.clone() } else { format!("http://{}", connection.address) };
@@ -86,7 +86,7 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 }
 
 /// Prints an answer: JSON as it is, or rows under a header.
-pub fn print(output: Output, json: &Value, header: &[&str], rows: &[Vec<String>]) {
+pub(crate) fn print(output: Output, json: &Value, header: &[&str], rows: &[Vec<String>]) {
     match output {
         Output::Json => println!("{json:#}"),
         Output::Table => print!("{}", table(header, rows)),
@@ -94,7 +94,7 @@ pub fn print(output: Output, json: &Value, header: &[&str], rows: &[Vec<String>]
 }
 
 /// Rows under a header, columns aligned by their widest cell.
-pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain([header[column].chars().count()]).max().unwrap_or(0)
@@ -111,7 +111,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// Bytes for people: three digits and a binary unit.
-pub fn human_bytes(bytes: u64) -> String {
+pub(crate) fn human_bytes(bytes: u64) -> String {
     let mut amount = bytes as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if amount < 1024.0 {

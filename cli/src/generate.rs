@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 /// What kind of events to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Temperature and humidity of 200 sensors in 12 buildings; keyed by sensor.
     Sensors,
     /// Card payments, a few of them suspicious; keyed by card.
@@ -19,17 +19,17 @@ pub enum Kind {
 
 /// One event.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Event {
+pub(crate) struct Event {
     /// Decides the partition: events of one key stay in order.
-    pub key: String,
+    pub(crate) key: String,
     /// The event as JSON.
-    pub value: Value,
+    pub(crate) value: Value,
     /// When it happened, in milliseconds since 1970.
-    pub timestamp_ms: i64,
+    pub(crate) timestamp_ms: i64,
 }
 
 /// An endless stream of events of one kind.
-pub struct Generator {
+pub(crate) struct Generator {
     kind: Kind,
     random: SmallRng,
     start_ms: i64,
@@ -58,7 +58,7 @@ const PAGES: [&str; 8] = ["/", "/search", "/kettles", "/kettles/blue", "/lamps",
 
 impl Generator {
     /// Starts at `start_ms`; times advance by `1000 / events_per_second` each.
-    pub fn new(kind: Kind, seed: u64, start_ms: i64, events_per_second: f64) -> Generator {
+    pub(crate) fn new(kind: Kind, seed: u64, start_ms: i64, events_per_second: f64) -> Generator {
         let mut random = SmallRng::seed_from_u64(seed);
         let temperatures = (0..SENSORS).map(|_| random.random_range(17.0..24.0)).collect();
         Generator {

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 /// How the input is cut into events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum InputFormat {
+pub(crate) enum InputFormat {
     /// Each line is an event.
     Lines,
     /// Each line is a JSON object.
@@ -27,34 +27,34 @@ pub enum InputFormat {
 
 /// Where an event's key and time are found.
 #[derive(Clone, Debug, Default)]
-pub struct Extract {
+pub(crate) struct Extract {
     /// JSON: a field's name. TSV and CSV: a column's number from 1, or its name in the header.
-    pub key: Option<String>,
+    pub(crate) key: Option<String>,
     /// Lines: the key is what stands before the first occurrence of this text.
-    pub key_until: Option<String>,
+    pub(crate) key_until: Option<String>,
     /// JSON: a field's name. TSV and CSV: a column, like `key`.
-    pub time: Option<String>,
+    pub(crate) time: Option<String>,
     /// Lines: the time begins behind the first occurrence of this text.
-    pub time_after: Option<String>,
+    pub(crate) time_after: Option<String>,
     /// strftime pattern of the time; absent means RFC 3339 or milliseconds since 1970. A pattern without zone means UTC.
-    pub time_format: Option<String>,
+    pub(crate) time_format: Option<String>,
     /// TSV and CSV: the first record names the columns and is not an event.
-    pub header: bool,
+    pub(crate) header: bool,
 }
 
 /// One event of the input.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InputEvent {
+pub(crate) struct InputEvent {
     /// The key, if one was asked for.
-    pub key: Option<Bytes>,
+    pub(crate) key: Option<Bytes>,
     /// The event's bytes as they stand in the input.
-    pub value: Bytes,
+    pub(crate) value: Bytes,
     /// Milliseconds since 1970, if a time was asked for.
-    pub timestamp_ms: Option<i64>,
+    pub(crate) timestamp_ms: Option<i64>,
 }
 
 /// The events of an input, in order. An error names the record's number (from 1) and what is wrong with it.
-pub struct Events<R> {
+pub(crate) struct Events<R> {
     source: Source<R>,
     extract: Extract,
     columns: Option<Vec<String>>,
@@ -68,7 +68,7 @@ enum Source<R> {
 
 impl<R: BufRead> Events<R> {
     /// Begins to read. A JSON array is read whole; everything else is streamed record by record.
-    pub fn new(mut reader: R, format: InputFormat, extract: Extract) -> Result<Events<R>> {
+    pub(crate) fn new(mut reader: R, format: InputFormat, extract: Extract) -> Result<Events<R>> {
         let source = if format == InputFormat::Json {
             let mut text = String::new();
             reader.read_to_string(&mut text).context("the input is not UTF-8 text")?;
@@ -213,7 +213,7 @@ impl<R: BufRead> Iterator for Events<R> {
 }
 
 /// Reads a time by a strftime pattern (text behind the time is passed over), or as RFC 3339 or milliseconds since 1970 without one.
-pub fn parse_time(text: &str, pattern: Option<&str>) -> Result<i64> {
+pub(crate) fn parse_time(text: &str, pattern: Option<&str>) -> Result<i64> {
     let Some(pattern) = pattern else {
         if let Ok(milliseconds) = text.parse::<i64>() {
             return Ok(milliseconds);

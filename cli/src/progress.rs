@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// A bar for `total` events, or a counter when the total is unknown. It is drawn on standard error, and only on a terminal.
-pub fn events(total: Option<u64>) -> ProgressBar {
+pub(crate) fn events(total: Option<u64>) -> ProgressBar {
     let bar = match total {
         Some(total) => ProgressBar::new(total),
         None => ProgressBar::new_spinner(),

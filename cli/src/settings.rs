@@ -14,16 +14,16 @@ const VARIABLE_PREFIX: &str = "TIDEGATE_SET_";
 
 /// Everything that a server process is told.
 #[derive(Clone, Debug, Serialize)]
-pub struct ServerSettings {
+pub(crate) struct ServerSettings {
     /// The broker.
     #[serde(flatten)]
-    pub broker: BrokerSettings,
+    pub(crate) broker: BrokerSettings,
     /// Logs, traces, metrics.
-    pub telemetry: TelemetrySettings,
+    pub(crate) telemetry: TelemetrySettings,
 }
 
 /// Reads and checks settings. Without a file or flag that names an object store, a directory beside the data is taken.
-pub fn load(args: &ServerArgs, variables: impl Iterator<Item = (String, String)>) -> Result<ServerSettings> {
+pub(crate) fn load(args: &ServerArgs, variables: impl Iterator<Item = (String, String)>) -> Result<ServerSettings> {
     let mut table = match &args.config {
         None => Table::new(),
         Some(path) => {

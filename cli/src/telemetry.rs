@@ -16,7 +16,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// For people.
     #[default]
     Text,
@@ -27,13 +27,13 @@ pub enum LogFormat {
 /// What the process tells of itself, and where to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct TelemetrySettings {
+pub(crate) struct TelemetrySettings {
     /// Which log lines are written, in tracing's filter syntax. Default `info`.
-    pub log_filter: String,
+    pub(crate) log_filter: String,
     /// How log lines look. Default `text`.
-    pub log_format: LogFormat,
+    pub(crate) log_format: LogFormat,
     /// OTLP gRPC endpoint for traces and metrics, such as `http://127.0.0.1:4317`. Default: the variable OTEL_EXPORTER_OTLP_ENDPOINT, else none.
-    pub otlp_endpoint: Option<String>,
+    pub(crate) otlp_endpoint: Option<String>,
 }
 
 impl Default for TelemetrySettings {
@@ -43,13 +43,13 @@ impl Default for TelemetrySettings {
 }
 
 /// What must be flushed before the process ends.
-pub struct Telemetry {
+pub(crate) struct Telemetry {
     traces: Option<SdkTracerProvider>,
     metrics: Option<SdkMeterProvider>,
 }
 
 /// Starts logging and, when an endpoint is set, exporting. Must be called once, inside the runtime.
-pub fn start(settings: &TelemetrySettings, service: &'static str) -> Result<Telemetry> {
+pub(crate) fn start(settings: &TelemetrySettings, service: &'static str) -> Result<Telemetry> {
     let filter = EnvFilter::try_new(&settings.log_filter).with_context(|| {
         format!("telemetry.log_filter: `{}` is not a filter such as `info` or `tidegate_broker=debug`", settings.log_filter)
     })?;
@@ -80,7 +80,7 @@ pub fn start(settings: &TelemetrySettings, service: &'static str) -> Result<Tele
 
 impl Telemetry {
     /// Sends what is still waiting. Blocks until the receiver has it or the exporter's own deadline (10 s) passes.
-    pub fn shutdown(self) {
+    pub(crate) fn shutdown(self) {
         if let Some(traces) = self.traces
             && let Err(error) = traces.shutdown()
         {

@@ -16,7 +16,7 @@ use crate::context::{CommandError, connect};
 
 /// What applying a manifest did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Applied {
+pub(crate) enum Applied {
     /// The topic is new.
     Created,
     /// Its settings were changed.
@@ -36,7 +36,7 @@ impl Applied {
 }
 
 /// Runs the command. All files are read and checked before anything is changed.
-pub async fn run(args: ApplyArgs) -> Result<()> {
+pub(crate) async fn run(args: ApplyArgs) -> Result<()> {
     let mut topics = Vec::new();
     for file in &args.files {
         topics.extend(read_topics(file)?);
@@ -60,7 +60,7 @@ pub async fn run(args: ApplyArgs) -> Result<()> {
 }
 
 /// Reads a file's topics; each error names the file, the document and the field.
-pub fn read_topics(file: &Path) -> Result<Vec<ResolvedTopic>> {
+pub(crate) fn read_topics(file: &Path) -> Result<Vec<ResolvedTopic>> {
     let text = if file == Path::new("-") {
         std::io::read_to_string(std::io::stdin()).context("cannot read standard input")?
     } else {
@@ -74,7 +74,11 @@ pub fn read_topics(file: &Path) -> Result<Vec<ResolvedTopic>> {
 }
 
 /// Makes one topic as it should be.
-pub async fn apply_topic(client: &mut TopicServiceClient<Channel>, topic: &ResolvedTopic, dry_run: bool) -> Result<Applied> {
+pub(crate) async fn apply_topic(
+    client: &mut TopicServiceClient<Channel>,
+    topic: &ResolvedTopic,
+    dry_run: bool,
+) -> Result<Applied> {
     let wanted = settings(topic)?;
     let create = v1::CreateTopicRequest { name: topic.name.clone(), settings: Some(wanted.clone()), validate_only: dry_run };
     match client.create_topic(create).await.map_err(CommandError::from) {

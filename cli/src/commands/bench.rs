@@ -25,7 +25,7 @@ struct Measured {
 }
 
 /// Runs the command.
-pub async fn run(args: BenchArgs) -> Result<()> {
+pub(crate) async fn run(args: BenchArgs) -> Result<()> {
     if args.count == 0 || args.event_bytes == 0 {
         bail!("--count and --event-bytes must be above 0");
     }

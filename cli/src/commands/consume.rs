@@ -22,7 +22,7 @@ use crate::input::parse_time;
 
 /// A place in a topic as the command line names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub(crate) enum Place {
     /// The oldest record kept.
     Earliest,
     /// The next record to come.
@@ -34,7 +34,7 @@ pub enum Place {
 }
 
 /// Reads `earliest`, `latest`, `@OFFSET` or a time.
-pub fn parse_place(text: &str) -> Result<Place> {
+pub(crate) fn parse_place(text: &str) -> Result<Place> {
     match text {
         "earliest" => Ok(Place::Earliest),
         "latest" => Ok(Place::Latest),
@@ -61,7 +61,7 @@ impl From<Place> for v1::Position {
 }
 
 /// Runs the command.
-pub async fn run(args: ConsumeArgs) -> Result<()> {
+pub(crate) async fn run(args: ConsumeArgs) -> Result<()> {
     let from = parse_place(&args.from).context("--from")?;
     let until = args.until.as_deref().map(parse_place).transpose().context("--until")?;
     let channel = connect(&args.connection).await?;
@@ -147,7 +147,7 @@ fn subscriptions(topic: &str, partitions: &[i32], from: Place, committed: &BTree
 }
 
 /// The offset of a place in each partition.
-pub async fn look_up(channel: &Channel, topic: &str, partitions: &[i32], place: Place) -> Result<BTreeMap<i32, i64>> {
+pub(crate) async fn look_up(channel: &Channel, topic: &str, partitions: &[i32], place: Place) -> Result<BTreeMap<i32, i64>> {
     if let Place::Offset(offset) = place {
         return Ok(partitions.iter().map(|partition| (*partition, offset)).collect());
     }
@@ -171,7 +171,12 @@ pub async fn look_up(channel: &Channel, topic: &str, partitions: &[i32], place: 
 }
 
 /// What a group committed, for those of the partitions where it did.
-pub async fn committed_offsets(channel: &Channel, group: &str, topic: &str, partitions: &[i32]) -> Result<BTreeMap<i32, i64>> {
+pub(crate) async fn committed_offsets(
+    channel: &Channel,
+    group: &str,
+    topic: &str,
+    partitions: &[i32],
+) -> Result<BTreeMap<i32, i64>> {
     let partitions = partitions.iter().map(|partition| v1::TopicPartition { topic: topic.to_owned(), partition: *partition });
     let request = v1::FetchOffsetsRequest { group: group.to_owned(), partitions: partitions.collect(), ..Default::default() };
     let answer = GroupServiceClient::new(channel.clone()).fetch_offsets(request).await.map_err(CommandError::from)?.into_inner();

@@ -8,13 +8,13 @@ use tonic::transport::Channel;
 
 use crate::context::CommandError;
 
-pub mod apply;
-pub mod consume;
-pub mod offsets;
-pub mod topic;
+pub(crate) mod apply;
+pub(crate) mod consume;
+pub(crate) mod offsets;
+pub(crate) mod topic;
 
 /// How many partitions a topic has.
-pub async fn partitions_of(mut client: MetadataServiceClient<Channel>, topic: &str) -> Result<i32> {
+pub(crate) async fn partitions_of(mut client: MetadataServiceClient<Channel>, topic: &str) -> Result<i32> {
     let request = v1::GetMetadataRequest { topics: vec![topic.to_owned()], ..Default::default() };
     let answer = client.get_metadata(request).await.map_err(CommandError::from)?.into_inner();
     match answer.topics.into_iter().find(|found| found.name == topic) {

@@ -13,7 +13,7 @@ use crate::context::{connect, print};
 use crate::input::parse_time;
 
 /// Runs the command.
-pub async fn run(args: OffsetsArgs) -> Result<()> {
+pub(crate) async fn run(args: OffsetsArgs) -> Result<()> {
     let time = args.time.as_deref().map(|text| parse_time(text, None)).transpose().context("--time")?;
     let channel = connect(&args.connection).await?;
     let count = partitions_of(MetadataServiceClient::new(channel.clone()), &args.topic).await?;

@@ -93,7 +93,7 @@ impl Sink {
 }
 
 /// Runs `tidegate produce`.
-pub async fn run(args: ProduceArgs) -> Result<()> {
+pub(crate) async fn run(args: ProduceArgs) -> Result<()> {
     let headers = parse_headers(&args.headers)?;
     let extract = Extract {
         key: args.key,
@@ -138,7 +138,7 @@ fn parse_headers(headers: &[String]) -> Result<Vec<(String, String)>> {
 }
 
 /// Runs `tidegate generate`.
-pub async fn generate(args: GenerateArgs) -> Result<()> {
+pub(crate) async fn generate(args: GenerateArgs) -> Result<()> {
     let name = clap::ValueEnum::to_possible_value(&args.kind).map(|value| value.get_name().to_owned()).unwrap_or_default();
     let topic = args.topic.unwrap_or(name);
     let count = if args.follow { args.count } else { Some(args.count.unwrap_or(GENERATED)) };

@@ -16,7 +16,7 @@ use crate::settings::{ServerSettings, load};
 use crate::telemetry;
 
 /// Runs a hub until SIGINT or SIGTERM, then stops it in order. `dev` greets a person at the terminal.
-pub async fn run(args: RunArgs, greeting: Greeting) -> Result<ExitCode> {
+pub(crate) async fn run(args: RunArgs, greeting: Greeting) -> Result<ExitCode> {
     let settings = load(&args.server, std::env::vars())?;
     let telemetry = telemetry::start(&settings.telemetry, "tidegate")?;
     let outcome = serve(&settings, args.ready_file.as_deref(), greeting).await;
@@ -27,7 +27,7 @@ pub async fn run(args: RunArgs, greeting: Greeting) -> Result<ExitCode> {
 
 /// Whether a person is greeted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Greeting {
+pub(crate) enum Greeting {
     /// Say where things are and what to do next.
     Person,
     /// Logs only.
@@ -90,7 +90,7 @@ fn greet(settings: &ServerSettings, client: &str, http: &str) {
 }
 
 /// Prints the settings in force as TOML.
-pub fn config(args: &ServerArgs) -> Result<()> {
+pub(crate) fn config(args: &ServerArgs) -> Result<()> {
     let settings = load(args, std::env::vars())?;
     print!("{}", toml::to_string_pretty(&settings).context("settings cannot be written as TOML")?);
     Ok(())

@@ -14,7 +14,7 @@ use crate::context::{CommandError, connect, human_bytes, print};
 const PAGE: u32 = 1000;
 
 /// Runs a topic command.
-pub async fn run(args: TopicArgs) -> Result<()> {
+pub(crate) async fn run(args: TopicArgs) -> Result<()> {
     let mut client = TopicServiceClient::new(connect(&args.connection).await?);
     let output = args.connection.output;
     match args.command {
@@ -51,7 +51,7 @@ pub async fn run(args: TopicArgs) -> Result<()> {
 }
 
 /// All topics whose names begin with `prefix`, page by page.
-pub async fn list(client: &mut TopicServiceClient<Channel>, prefix: String, deleted: bool) -> Result<Vec<v1::Topic>> {
+pub(crate) async fn list(client: &mut TopicServiceClient<Channel>, prefix: String, deleted: bool) -> Result<Vec<v1::Topic>> {
     let mut topics = Vec::new();
     let mut page_token = String::new();
     loop {
@@ -72,7 +72,7 @@ pub async fn list(client: &mut TopicServiceClient<Channel>, prefix: String, dele
 }
 
 /// Describes one topic with its partitions' numbers.
-pub async fn describe_topic(client: &mut TopicServiceClient<Channel>, name: &str) -> Result<v1::DescribeTopicResponse> {
+pub(crate) async fn describe_topic(client: &mut TopicServiceClient<Channel>, name: &str) -> Result<v1::DescribeTopicResponse> {
     let request = v1::DescribeTopicRequest { name: name.to_owned(), topic_uid: Default::default() };
     Ok(client.describe_topic(request).await.map_err(CommandError::from)?.into_inner())
 }
@@ -118,7 +118,7 @@ async fn describe(client: &mut TopicServiceClient<Channel>, output: Output, name
 }
 
 /// A topic as JSON, with Kubernetes' spelling of names.
-pub fn topic_json(topic: &v1::Topic) -> Value {
+pub(crate) fn topic_json(topic: &v1::Topic) -> Value {
     let settings = topic.settings.clone().unwrap_or_default();
     json!({
         "name": topic.name, "topicUid": Uuid::from_slice(&topic.topic_uid).map(|uid| uid.to_string()).unwrap_or_default(),
@@ -131,7 +131,7 @@ pub fn topic_json(topic: &v1::Topic) -> Value {
 }
 
 /// Prints topics, each with what became of it if anything did.
-pub fn print_topics(output: Output, done: &str, topics: &[v1::Topic]) {
+pub(crate) fn print_topics(output: Output, done: &str, topics: &[v1::Topic]) {
     let json: Vec<Value> = topics.iter().map(topic_json).collect();
     let rows: Vec<Vec<String>> = topics
         .iter()

@@ -204,7 +204,7 @@ impl TopicManifest {
             placement_group: spec.placement_group.clone(),
         };
         let name_field = if spec.topic_name.is_some() { "spec.topicName" } else { "metadata.name" };
-        match Ok::<_, String>(()) {
+        match tidegate_model::TopicName::new(&resolved.name) {
             Ok(_) => Ok(resolved),
             Err(error) => refused(name_field, error.to_string()),
         }

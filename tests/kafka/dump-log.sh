@@ -11,7 +11,7 @@ for file in "$@"; do
   # The name of a segment is its first offset; DumpLogSegments insists on one.
   segment="$work/00000000000000000000.log"
   cp "$file" "$segment"
-  java -Xmx256m -cp "$libs/*" org.apache.kafka.tools.DumpLogSegments --deep-iteration --print-data-log --files "$segment" >"$work/out" 2>"$work/err" || {
+  java -Xmx256m -cp "$libs/*" kafka.tools.DumpLogSegments --deep-iteration --print-data-log --files "$segment" >"$work/out" 2>"$work/err" || {
     cat "$work/out" "$work/err" >&2
     echo "dump-log.sh: Kafka could not read $file" >&2
     exit 1

@@ -272,6 +272,17 @@ impl<'a> Bodies<'a> {
         self.advance(length as usize).map(|(chunk, range)| &chunk[range])
     }
 
+    /// Passes over the batches of a unit.
+    pub(crate) fn skip_appends(&mut self, unit: &Unit) {
+        for operation in &unit.operations {
+            if let Operation::Append { batch, .. } = operation
+                && !batch.is_empty()
+            {
+                self.advance(batch.len());
+            }
+        }
+    }
+
     fn next_shared(&mut self, length: u32) -> Result<Bytes, DecodeError> {
         if length == 0 {
             return Ok(Bytes::new());

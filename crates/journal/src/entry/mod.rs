@@ -4,11 +4,11 @@
 //! ([`crate::state`]), nor how entries are ordered and stored.
 
 mod codec;
-mod convert;
+pub(crate) mod convert;
 mod operation;
 mod outcome;
 mod refusal;
-mod wire;
+pub(crate) mod wire;
 
 #[cfg(test)]
 mod tests;

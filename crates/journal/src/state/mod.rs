@@ -3,26 +3,50 @@
 //! One type serves all journals; the catalog part is empty in data journals. Invariants (DESIGN section 6), checked by
 //! [`State::check`]: `log_start <= high_watermark`, `tiered_end <= high_watermark` (I1), no offset between log start and high
 //! watermark missing from tier and tail (I1), same entries give the same bytes (I3), offsets dense and never given twice (I5).
+//! No operation costs more as data grows older: all that is ordered by age is a queue or a tree.
 
+mod append;
+mod batch;
 mod catalog;
 mod checkpoint;
 mod groups;
+mod index;
+mod invariants;
 mod partition;
 mod producers;
+mod replace;
 mod tail;
+mod tiering;
+mod unit;
+mod wire;
+
+#[cfg(test)]
+mod property_tests;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
-use tidegate_model::{Offset, TimestampMs, TopicPartition};
+use tidegate_model::{LeaderEpoch, Offset, TimestampMs, TopicPartition};
 
-use crate::entry::{EntryPayload, UnitOutcome};
+use crate::entry::{EntryPayload, Piece, UnitOutcome};
+use index::Index;
 
-pub use catalog::{Broker, Catalog, Changes, Home, JournalInfo, NamedProducer, Tombstone, Topic};
-pub use checkpoint::StateDecodeError;
-pub use groups::{Committed, Group};
+pub use append::MOST_PRODUCERS;
+pub use catalog::{
+    Broker, Catalog, Changes, Home, JournalInfo, MOST_NAMED_PRODUCERS, MOST_PARTITIONS, MOST_PRODUCER_IDS, NamedProducer,
+    Tombstone, Topic,
+};
+pub use checkpoint::{CHECKPOINT_VERSION, StateDecodeError};
+pub use groups::{Committed, Group, METADATA_BYTES, NAME_BYTES};
+pub use index::FOLD_ABOVE;
 pub use partition::{EpochStart, PartitionState, TierPiece};
-pub use producers::ProducerState;
+pub use producers::{DEFAULT_WINDOW, GREATEST_WINDOW, ProducerState};
 pub use tail::{TailIndex, TailItem};
+pub use tiering::{KEY_BYTES, Objects};
+
+/// The greatest feature level that this build knows.
+pub const FEATURE_LEVEL: u32 = 1;
 
 /// Place of an entry in the Raft log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,20 +64,41 @@ pub struct Applied {
     pub outcomes: Vec<UnitOutcome>,
     /// Partitions that grew and their new high watermarks; one may stand here more than once, the last counts.
     pub high_watermarks: Vec<(TopicPartition, Offset)>,
-    /// Partitions that were opened, closed, trimmed, tiered or whose tail was released.
+    /// Partitions that were opened, closed, trimmed, tiered or rewritten.
     pub changed: Vec<TopicPartition>,
     /// Whether the catalog changed.
     pub catalog_changed: bool,
 }
 
 /// The state of one journal.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct State {
     applied: Position,
     time: TimestampMs,
+    feature_level: u32,
+    digest: u64,
     partitions: BTreeMap<TopicPartition, PartitionState>,
     groups: BTreeMap<String, Group>,
+    objects: Objects,
     catalog: Catalog,
+    /// Derived from the above.
+    index: Index,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        State {
+            applied: Position::default(),
+            time: TimestampMs(0),
+            feature_level: 1,
+            digest: 0,
+            partitions: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            objects: Objects::default(),
+            catalog: Catalog::default(),
+            index: Index::default(),
+        }
+    }
 }
 
 impl State {
@@ -64,14 +109,36 @@ impl State {
 
     /// Applies the entry at `at`, which must follow all applied before.
     pub fn apply(&mut self, at: Position, entry: &EntryPayload) -> Applied {
-        let _ = entry;
         self.advance(at);
-        Applied::default()
+        self.time = self.time.max(entry.time());
+        self.mix(u64::from(crc_fast::crc32_iscsi(entry.head())) << 32 | (at.index & 0xffff_ffff));
+        self.expire_producers();
+        let mut applied = Applied { outcomes: Vec::with_capacity(entry.units()), ..Applied::default() };
+        let mut bodies = entry.bodies();
+        for piece in entry.pieces() {
+            match piece {
+                Piece::Run(run) => self.apply_run(run, &mut bodies, &mut applied),
+                Piece::Unit { unit, position } => {
+                    bodies.skip_appends(unit);
+                    let outcome = self.apply_unit(unit, *position, &mut applied);
+                    self.mix(u64::from(matches!(outcome, UnitOutcome::Applied(_))));
+                    applied.outcomes.push(outcome);
+                }
+            }
+        }
+        applied
     }
 
     /// Takes note of a Raft entry that carries nothing (a new leader's blank one, a membership change). Each leader's
     /// first entry raises the epoch of all partitions.
     pub fn advance(&mut self, at: Position) {
+        assert!(at.index > self.applied.index, "entry {at:?} was applied before: {:?}", self.applied);
+        assert!(at.term >= self.applied.term, "terms never fall: {at:?} after {:?}", self.applied);
+        if at.term > self.applied.term {
+            for partition in self.partitions.values_mut() {
+                partition.epoch = LeaderEpoch(partition.epoch.0.saturating_add(1));
+            }
+        }
         self.applied = at;
     }
 
@@ -85,32 +152,48 @@ impl State {
         self.time
     }
 
+    /// The committed feature level.
+    pub fn feature_level(&self) -> u32 {
+        self.feature_level
+    }
+
     /// Greatest Raft index up to which every byte is tiered or trimmed. The log may be purged to there, not beyond, once a
-    /// checkpoint covers it.
+    /// `Release` is committed and a checkpoint covers it.
     pub fn releasable(&self) -> u64 {
-        0
+        self.index.releasable(self.applied.index)
+    }
+
+    /// Smallest Raft index that the tail of any partition refers to; `None` if no partition has a tail. Everything below is
+    /// released.
+    pub fn first_retained(&self) -> Option<u64> {
+        self.index.retained.first().map(|(index, _)| *index)
+    }
+
+    /// The partition with the oldest untiered bytes and the Raft index that they stand at.
+    pub fn oldest_untiered(&self) -> Option<(u64, TopicPartition)> {
+        self.index.untiered.first().copied()
+    }
+
+    /// Partitions with bytes that are neither tiered nor trimmed, and the Raft index of the first, oldest first.
+    pub fn untiered(&self) -> impl ExactSizeIterator<Item = (u64, TopicPartition)> {
+        self.index.untiered.iter().copied()
+    }
+
+    /// Partitions with more than [`FOLD_ABOVE`] ranges in the state: their oldest belong into a manifest object.
+    pub fn wants_manifest(&self) -> impl ExactSizeIterator<Item = TopicPartition> {
+        self.index.crowded.iter().copied()
     }
 
     /// A hash of the whole state. Costs an encoding of it (about 1 ms for each MiB): for tests and rare comparisons. See
     /// [`State::digest`] for a running one.
     pub fn hash(&self) -> u64 {
-        0
+        crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &self.encode())
     }
 
-    /// A running hash over all entries and what they came to. Free.
+    /// A running hash over all entries and the offsets that they gave out, at next to no cost: replicas that applied the same
+    /// entries have the same one.
     pub fn digest(&self) -> u64 {
-        0
-    }
-
-    /// The checkpoint of this state (docs/formats/checkpoint.md): the same bytes for the same state.
-    pub fn encode(&self) -> Vec<u8> {
-        Vec::new()
-    }
-
-    /// Reads a checkpoint back.
-    pub fn decode(bytes: &[u8]) -> Result<State, StateDecodeError> {
-        let _ = bytes;
-        Ok(State::default())
+        self.digest
     }
 
     /// One open partition.
@@ -119,7 +202,7 @@ impl State {
     }
 
     /// All open partitions, in order.
-    pub fn partitions(&self) -> impl Iterator<Item = (TopicPartition, &PartitionState)> {
+    pub fn partitions(&self) -> impl ExactSizeIterator<Item = (TopicPartition, &PartitionState)> {
         self.partitions.iter().map(|(at, partition)| (*at, partition))
     }
 
@@ -129,12 +212,21 @@ impl State {
     }
 
     /// All consumer groups, by name.
-    pub fn groups(&self) -> impl Iterator<Item = (&str, &Group)> {
+    pub fn groups(&self) -> impl ExactSizeIterator<Item = (&str, &Group)> {
         self.groups.iter().map(|(name, group)| (name.as_str(), group))
+    }
+
+    /// The objects of this journal in the store: intended, drained, condemned.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
     }
 
     /// The catalog; empty in data journals.
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
+    }
+
+    fn mix(&mut self, value: u64) {
+        self.digest = (self.digest ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     }
 }

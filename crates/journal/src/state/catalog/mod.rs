@@ -1,11 +1,21 @@
 //! The catalog: topics and their homes, brokers, journals, producer ids. Only journal 0 fills it.
+//!
+//! Every change of a topic has a revision of its own, greater than all before; each topic or tombstone stands in the change
+//! feed once, at its latest revision.
 
-use std::collections::BTreeMap;
+mod registry;
+mod topics;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use tidegate_model::{BrokerId, JournalId, Offset, PartitionId, ProducerEpoch, ProducerId, TimestampMs, TopicUid};
 use uuid::Uuid;
 
 use crate::entry::{BoundObject, Management, TopicConfig};
+
+pub use registry::{MOST_NAMED_PRODUCERS, MOST_PRODUCER_IDS};
+pub use topics::MOST_PARTITIONS;
+pub(crate) use topics::{NewTopic, canonical};
 
 /// Where a partition lives, or lived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +69,21 @@ impl Topic {
     pub fn home(&self, partition: PartitionId) -> Option<&Home> {
         usize::try_from(partition.0).ok().and_then(|partition| self.homes.get(partition)).and_then(|homes| homes.last())
     }
+
+    /// The current homes, by partition.
+    pub fn current_homes(&self) -> impl Iterator<Item = (PartitionId, &Home)> {
+        (0..).map(PartitionId).zip(&self.homes).filter_map(|(partition, homes)| Some((partition, homes.last()?)))
+    }
+
+    /// Whether the object that managed it has gone.
+    pub fn is_detached(&self) -> bool {
+        self.was_bound && self.bound.is_none()
+    }
+
+    /// Whether it is a tombstone.
+    pub fn is_deleted(&self) -> bool {
+        self.tombstone.is_some()
+    }
 }
 
 /// A broker.
@@ -77,7 +102,7 @@ pub struct Broker {
 pub struct JournalInfo {
     /// Brokers that hold it.
     pub replicas: Vec<BrokerId>,
-    /// How many partitions live in it.
+    /// How many partitions live in it, those of tombstones included.
     pub partitions: u32,
 }
 
@@ -106,11 +131,20 @@ pub enum Changes<'a> {
 /// The catalog.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Catalog {
-    topics: BTreeMap<TopicUid, Topic>,
-    brokers: BTreeMap<BrokerId, Broker>,
-    journals: BTreeMap<JournalId, JournalInfo>,
-    revision: u64,
-    operator_epoch: u64,
+    pub(crate) topics: BTreeMap<TopicUid, Topic>,
+    pub(crate) placement: BTreeMap<String, Vec<JournalId>>,
+    pub(crate) brokers: BTreeMap<BrokerId, Broker>,
+    pub(crate) journals: BTreeMap<JournalId, JournalInfo>,
+    pub(crate) named: BTreeMap<String, NamedProducer>,
+    pub(crate) next_producer_id: i64,
+    pub(crate) revision: u64,
+    pub(crate) forgotten_revision: u64,
+    pub(crate) operator_epoch: u64,
+    // Derived from the above.
+    pub(crate) names: BTreeMap<String, TopicUid>,
+    pub(crate) changes: BTreeMap<u64, TopicUid>,
+    pub(crate) bound: BTreeMap<String, TopicUid>,
+    pub(crate) expiries: BTreeSet<(TimestampMs, String)>,
 }
 
 impl Catalog {
@@ -118,32 +152,83 @@ impl Catalog {
     pub fn topic(&self, uid: TopicUid) -> Option<&Topic> {
         self.topics.get(&uid)
     }
+
     /// A live topic by name.
     pub fn topic_by_name(&self, name: &str) -> Option<&Topic> {
-        self.topics.values().find(|topic| topic.name == name)
+        let topic = self.topics.get(self.names.get(&topics::canonical(name))?)?;
+        (topic.name == name).then_some(topic)
     }
+
+    /// The live topic that an object (by its uid) manages.
+    pub fn topic_by_object(&self, object_uid: &str) -> Option<&Topic> {
+        self.topics.get(self.bound.get(object_uid)?)
+    }
+
     /// All topics and tombstones, by uid.
     pub fn topics(&self) -> impl Iterator<Item = &Topic> {
         self.topics.values()
     }
-    /// What changed after a revision.
-    pub fn changes_since(&self, revision: u64) -> Changes<'_> {
-        Changes::Since(self.topics.values().filter(|topic| topic.revision > revision).collect())
+
+    /// All live topics, by name (where `.` counts as `_`).
+    pub fn live_topics(&self) -> impl Iterator<Item = &Topic> {
+        self.names.values().filter_map(|uid| self.topics.get(uid))
     }
+
+    /// What changed after a revision. Costs what it gives.
+    pub fn changes_since(&self, revision: u64) -> Changes<'_> {
+        if revision < self.forgotten_revision || revision > self.revision {
+            return Changes::Restart;
+        }
+        let later = self.changes.range(revision + 1..).filter_map(|(_, uid)| self.topics.get(uid));
+        Changes::Since(later.collect())
+    }
+
     /// Revision of the last change.
     pub fn revision(&self) -> u64 {
         self.revision
     }
+
+    /// The journals of a placement group's partitions.
+    pub fn placement(&self, group: &str) -> Option<&[JournalId]> {
+        self.placement.get(group).map(Vec::as_slice)
+    }
+
+    /// One broker.
+    pub fn broker(&self, broker: BrokerId) -> Option<&Broker> {
+        self.brokers.get(&broker)
+    }
+
     /// All brokers.
-    pub fn brokers(&self) -> impl Iterator<Item = (BrokerId, &Broker)> {
+    pub fn brokers(&self) -> impl ExactSizeIterator<Item = (BrokerId, &Broker)> {
         self.brokers.iter().map(|(id, broker)| (*id, broker))
     }
+
     /// All data journals.
-    pub fn journals(&self) -> impl Iterator<Item = (JournalId, &JournalInfo)> {
+    pub fn journals(&self) -> impl ExactSizeIterator<Item = (JournalId, &JournalInfo)> {
         self.journals.iter().map(|(id, journal)| (*id, journal))
     }
+
+    /// A named producer.
+    pub fn named_producer(&self, name: &str) -> Option<&NamedProducer> {
+        self.named.get(name)
+    }
+
     /// The epoch below which operators are fenced.
     pub fn operator_epoch(&self) -> u64 {
         self.operator_epoch
+    }
+
+    /// Fills what is derived.
+    pub(crate) fn index(&mut self) {
+        for topic in self.topics.values() {
+            self.changes.insert(topic.revision, topic.uid);
+            if !topic.is_deleted() {
+                self.names.insert(topics::canonical(&topic.name), topic.uid);
+            }
+            if let Some(object) = &topic.bound {
+                self.bound.insert(object.uid.clone(), topic.uid);
+            }
+        }
+        self.expiries = self.named.iter().map(|(name, producer)| (producer.expires, name.clone())).collect();
     }
 }

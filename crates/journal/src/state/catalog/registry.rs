@@ -1,0 +1,116 @@
+//! Brokers, journals, producer ids and the operator's epoch.
+
+use tidegate_model::{BrokerId, JournalId, ProducerEpoch, ProducerId, TimestampMs};
+use uuid::Uuid;
+
+use super::{Broker, Catalog, JournalInfo, NamedProducer};
+use crate::entry::{Outcome, Refusal};
+use crate::state::groups::check_name;
+use crate::state::producers::{DEFAULT_WINDOW, GREATEST_WINDOW};
+
+/// Most producer ids given out at once.
+pub const MOST_PRODUCER_IDS: u32 = 1_000_000;
+/// Most producer names kept.
+pub const MOST_NAMED_PRODUCERS: u32 = 100_000;
+/// Most data journals of a hub, and most added at once.
+const MOST_JOURNALS: u32 = 1024;
+
+impl Catalog {
+    pub(crate) fn check_register_broker(&self, id: BrokerId, incarnation: Uuid, replaces: Option<Uuid>) -> Result<(), Refusal> {
+        match self.brokers.get(&id) {
+            Some(known) if known.incarnation != incarnation && replaces != Some(known.incarnation) => {
+                Err(Refusal::BrokerIncarnation { broker: id, current: known.incarnation })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn register_broker(&mut self, id: BrokerId, broker: Broker) -> Outcome {
+        self.brokers.insert(id, broker);
+        Outcome::Done
+    }
+
+    pub(crate) fn check_add_journals(&self, count: u32) -> Result<(), Refusal> {
+        let room = MOST_JOURNALS - self.journals.len().min(MOST_JOURNALS as usize) as u32;
+        if count == 0 || count > room {
+            let problem = format!("is {count}; give 1 to {room} (a hub has at most {MOST_JOURNALS} data journals)");
+            return Err(Refusal::Invalid { field: "count", problem });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn add_journals(&mut self, count: u32, replicas: &[BrokerId]) -> Outcome {
+        let first = self.journals.last_key_value().map_or(JournalId::CATALOG, |(last, _)| *last).0 + 1;
+        for journal in first..first + count {
+            self.journals.insert(JournalId(journal), JournalInfo { replicas: replicas.to_vec(), partitions: 0 });
+        }
+        Outcome::JournalsAdded { first: JournalId(first), count }
+    }
+
+    pub(crate) fn check_producer_ids(&self, count: u32) -> Result<(), Refusal> {
+        if count == 0 || count > MOST_PRODUCER_IDS {
+            let problem = format!("is {count}; give 1 to {MOST_PRODUCER_IDS}");
+            return Err(Refusal::Invalid { field: "count", problem });
+        }
+        if self.next_producer_id.checked_add(i64::from(count)).is_none() {
+            return Err(Refusal::Invalid { field: "count", problem: "is more than there are producer ids left".to_owned() });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn allocate_producer_ids(&mut self, count: u32) -> Outcome {
+        let first = ProducerId(self.next_producer_id);
+        self.next_producer_id = self.next_producer_id.saturating_add(i64::from(count));
+        Outcome::ProducerIds { first, count }
+    }
+
+    pub(crate) fn check_named_producer(&self, name: &str, window: u8, expire_ms: i64, now: TimestampMs) -> Result<(), Refusal> {
+        check_name("name", name)?;
+        if window > GREATEST_WINDOW {
+            let problem = format!("is {window}; give at most {GREATEST_WINDOW}");
+            return Err(Refusal::Invalid { field: "window", problem });
+        }
+        if expire_ms <= 0 {
+            let problem = format!("is {expire_ms}; give at least 1 ms");
+            return Err(Refusal::Invalid { field: "expire_ms", problem });
+        }
+        let is_full = self.named.len() >= MOST_NAMED_PRODUCERS as usize;
+        let can_forget = self.expiries.first().is_some_and(|(expires, _)| *expires <= now);
+        if is_full && !can_forget && !self.named.contains_key(name) {
+            return Err(Refusal::NamedProducersFull { limit: MOST_NAMED_PRODUCERS });
+        }
+        self.check_producer_ids(1)
+    }
+
+    pub(crate) fn init_named_producer(&mut self, name: &str, window: u8, expire_ms: i64, now: TimestampMs) -> Outcome {
+        let window = if window == 0 { DEFAULT_WINDOW } else { window };
+        let expires = TimestampMs(now.0.saturating_add(expire_ms));
+        let known = self.named.get(name).map(|producer| (producer.id, producer.epoch, producer.expires));
+        if let Some((.., before)) = known {
+            self.expiries.remove(&(before, name.to_owned()));
+        } else if self.named.len() >= MOST_NAMED_PRODUCERS as usize
+            && let Some((_, oldest)) = self.expiries.pop_first()
+        {
+            self.named.remove(&oldest);
+        }
+        // Kafka keeps the last epoch for fencing; whoever comes to it gets a new id.
+        let (id, epoch) = match known {
+            Some((id, epoch, _)) if epoch.0 < i16::MAX - 1 => (id, ProducerEpoch(epoch.0 + 1)),
+            _ => {
+                let id = ProducerId(self.next_producer_id);
+                self.next_producer_id = self.next_producer_id.saturating_add(1);
+                (id, ProducerEpoch(0))
+            }
+        };
+        self.named.insert(name.to_owned(), NamedProducer { id, epoch, window, expires });
+        self.expiries.insert((expires, name.to_owned()));
+        Outcome::NamedProducer { id, epoch, window }
+    }
+
+    pub(crate) fn check_operator_epoch(&self, epoch: u64) -> Result<(), Refusal> {
+        if epoch < self.operator_epoch {
+            return Err(Refusal::StaleOperator { given: epoch, current: self.operator_epoch });
+        }
+        Ok(())
+    }
+}

@@ -184,10 +184,12 @@ impl From<Failure> for v1::Error {
 fn reason_for_code(code: Code) -> Reason {
     match code {
         Code::InvalidArgument => Reason::InvalidArgument,
-        Code::DeadlineExceeded | Code::Cancelled => Reason::TimedOut,
-        Code::OutOfRange => Reason::OffsetOutOfRange,
+        Code::DeadlineExceeded => Reason::TimedOut,
+        // The transport's own: a message above its size limit.
+        Code::OutOfRange => Reason::MessageTooLarge,
         Code::Unimplemented => Reason::Unsupported,
-        Code::Unavailable => Reason::Unavailable,
+        // A connection that was cut shows as any of these; the hub's own INTERNAL errors carry ErrorInfo.
+        Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled | Code::Aborted => Reason::Unavailable,
         Code::ResourceExhausted => Reason::Throttled,
         Code::DataLoss => Reason::CorruptData,
         _ => Reason::Internal,

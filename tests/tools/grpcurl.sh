@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs grpcurl, a gRPC client nobody here wrote, and prints its path.
 set -euo pipefail
-version=v1.9.3
+version=v1.9.4
 bin="${TIDEGATE_TOOLS:-$HOME/.cache/tidegate/tools}/bin"
 if ! [ -x "$bin/grpcurl" ]; then
   echo "installing grpcurl $version into $bin (a minute or two)" >&2

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tidegate_model::TimestampMs;
-use tidegate_model::batch::{BatchBuilder, Compression, RecordBatch};
+use tidegate_model::batch::{BatchBuilder, Compression, Header, RecordBatch};
 use tidegate_model::partitioner::partition_for_key;
 use tidegate_proto::v1;
 use tokio::time::Instant;
@@ -154,8 +154,8 @@ impl Accumulator {
         let open = self.lanes[lane].open.as_mut().expect("begun above if there was none");
         let delivery = Delivery { outcome: open.outcome.clone(), index: open.records };
         let timestamp = TimestampMs(record.timestamp_ms.unwrap_or_else(unix_ms));
-        let headers = record.headers.into_iter().map(|(name, value)| (name.into(), value)).collect();
-        open.builder.push(timestamp, record.key, record.value, headers);
+        let headers: Vec<Header> = record.headers.into_iter().map(|(name, value)| Header { key: name.into(), value }).collect();
+        open.builder.push(timestamp, record.key.as_deref(), record.value.as_deref(), &headers);
         open.records += 1;
         open.charge += charge;
         open.bytes += charge;

@@ -103,7 +103,7 @@ impl Lane {
         window: usize,
         identity: Option<Identity>,
         now: Instant,
-    ) -> Option<Result<(Bytes, &Batch), Decided>> {
+    ) -> Option<Result<(Bytes, &Batch), Box<Decided>>> {
         let waits = self.ready_at.is_some_and(|at| at > now);
         // Under a broken sequence, one batch that may be stored goes out again to learn whether it is.
         let window = if self.wants_identity { usize::from(self.front_may_be_stored()) } else { window };
@@ -119,7 +119,7 @@ impl Lane {
             Err(error) => {
                 // Its sequence numbers were not used: the next batch takes them.
                 let message = format!("the records do not make a valid batch: {error}");
-                return Some(Err((batch, Err(Error::Record { field: "value", message }))));
+                return Some(Err(Box::new((batch, Err(Error::Record { field: "value", message })))));
             }
         };
         // A batch that is sent again keeps its numbers, and those behind it may be stored already: the count doesn't go back.

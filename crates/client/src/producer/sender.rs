@@ -231,7 +231,7 @@ impl Sender {
                         self.frames.insert(id, (lane, bytes.len() as u64));
                         permit.send(frame(id, batch, bytes));
                     }
-                    Some(Err((batch, result))) => self.shared.decide(batch, result),
+                    Some(Err(bad)) => self.shared.decide(bad.0, bad.1),
                 }
             }
         }

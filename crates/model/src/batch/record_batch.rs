@@ -7,7 +7,7 @@ use super::header::{Attributes, CRC_START, crc32c, verify_crc_of};
 use super::record::Records;
 use super::walk::{Deltas, SliceSource, StreamSource, walk};
 use super::{BatchHeader, Compression, Error, HEADER_BYTES};
-use crate::ids::TimestampMs;
+use crate::ids::{ProducerEpoch, ProducerId, Sequence, TimestampMs};
 
 /// Up to this many decompressed bytes the compression ratio is not looked at: small batches of equal records compress
 /// beyond any ratio and harm nobody.
@@ -127,7 +127,8 @@ impl RecordBatch {
         if keeps_own_maximum || greatest == header.max_timestamp.0 {
             return Ok(batch);
         }
-        Ok(batch.patched(header.attributes, TimestampMs(greatest)))
+        let header = BatchHeader { max_timestamp: TimestampMs(greatest), ..header };
+        Ok(batch.patched(header))
     }
 
     fn walk(&self, compression: Compression, limits: &BatchLimits) -> Result<i64, Error> {
@@ -181,11 +182,18 @@ impl RecordBatch {
     /// Copies the bytes unless this is their only owner.
     pub fn with_log_append_time(self, time: TimestampMs) -> RecordBatch {
         let attributes = Attributes(self.header.attributes.0 | Attributes::LOG_APPEND_TIME);
-        self.patched(attributes, time)
+        let header = BatchHeader { attributes, max_timestamp: time, ..self.header };
+        self.patched(header)
     }
 
-    fn patched(self, attributes: Attributes, max_timestamp: TimestampMs) -> RecordBatch {
-        let mut header = BatchHeader { attributes, max_timestamp, ..self.header };
+    /// The batch with another place in its producer's sequence, and its CRC computed anew: for a producer that begins a new
+    /// sequence. Copies the bytes unless this is their only owner.
+    pub fn with_producer(self, id: ProducerId, epoch: ProducerEpoch, base_sequence: Sequence) -> RecordBatch {
+        let header = BatchHeader { producer_id: id, producer_epoch: epoch, base_sequence, ..self.header };
+        self.patched(header)
+    }
+
+    fn patched(self, mut header: BatchHeader) -> RecordBatch {
         let mut bytes = self.bytes.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
         bytes[..HEADER_BYTES].copy_from_slice(&header.encode());
         header.crc = crc32c(&bytes[CRC_START..]);

@@ -176,3 +176,14 @@ fn a_walk_over_batches_ends_at_the_first_cut() {
     let found: Vec<_> = batches(&bytes).map(|b| b.is_ok()).collect();
     assert_eq!(found, [true, false]);
 }
+
+#[test]
+fn another_place_in_a_sequence_changes_the_producers_fields_and_the_crc_alone() {
+    let mut builder = BatchBuilder::new(Compression::Zstd);
+    builder.push(TimestampMs(7), Some(b"k"), Some(b"v"), &[]);
+    let first = builder.clone().producer(ProducerId(1), ProducerEpoch(2), Sequence(3)).build().unwrap();
+    let second = builder.producer(ProducerId(9), ProducerEpoch(8), Sequence(0)).build().unwrap();
+    let kept = first.clone();
+    assert_eq!(first.clone().with_producer(ProducerId(9), ProducerEpoch(8), Sequence(0)), second);
+    assert_eq!(first, kept, "a batch that others hold does not change");
+}

@@ -77,6 +77,19 @@ pub(crate) async fn connect(connection: &Connection) -> Result<Channel> {
     Ok(endpoint.connect().await.map_err(|error| unreachable(root_cause(&error)))?)
 }
 
+/// Connects to the hub with the client library, for producing and bulk reading.
+pub(crate) async fn client(connection: &Connection) -> Result<tidegate_client::Client> {
+    tidegate_client::Client::connect(connection.address.as_str()).await.map_err(client_error)
+}
+
+/// A client library's error as one that decides the exit code.
+pub(crate) fn client_error(error: tidegate_client::Error) -> anyhow::Error {
+    match error {
+        tidegate_client::Error::Hub(failure) => CommandError::Hub(failure).into(),
+        other => other.into(),
+    }
+}
+
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(below) = cause.source() {

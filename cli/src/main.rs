@@ -5,6 +5,8 @@ mod commands;
 mod context;
 mod generate;
 mod input;
+mod progress;
+mod settings;
 mod telemetry;
 
 use std::process::ExitCode;
@@ -35,6 +37,9 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Topic(args) => commands::topic::run(args).await,
         Command::Apply(args) => commands::apply::run(args).await,
         Command::Consume(args) => commands::consume::run(args).await,
+        Command::Produce(args) => commands::produce::run(args).await,
+        Command::Generate(args) => commands::produce::generate(args).await,
+        Command::Bench(args) => commands::bench::run(args).await,
         Command::Offsets(args) => commands::offsets::run(args).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tidegate", &mut std::io::stdout());

@@ -27,7 +27,8 @@ pub(crate) fn load(args: &ServerArgs, variables: impl Iterator<Item = (String, S
     let mut table = match &args.config {
         None => Table::new(),
         Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the settings file {}", path.display()))?;
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("cannot read the settings file {}", path.display()))?;
             text.parse().with_context(|| format!("{} is not TOML", path.display()))?
         }
     };
@@ -106,7 +107,10 @@ mod tests {
         std::fs::write(&path, "[hub]\njournals = 2\nbroker_id = 5\n[hub.tier]\nuploads = 3\n").unwrap();
         let mut args = args(&["hub.journals=8"]);
         args.config = Some(path);
-        let variables = [("TIDEGATE_SET_hub__journals".to_owned(), "4".to_owned()), ("TIDEGATE_SET_hub__broker_id".to_owned(), "6".to_owned())];
+        let variables = [
+            ("TIDEGATE_SET_hub__journals".to_owned(), "4".to_owned()),
+            ("TIDEGATE_SET_hub__broker_id".to_owned(), "6".to_owned()),
+        ];
         let settings = load(&args, variables.into_iter()).unwrap();
         let hub = settings.broker.hub;
         assert_eq!((hub.journals, hub.broker_id, hub.tier.uploads), (8, 6, 3));

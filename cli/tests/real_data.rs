@@ -24,7 +24,9 @@ struct Sent {
 fn tweets(data: &Path) -> Vec<Sent> {
     let text = std::fs::read_to_string(data.join("tweets_groundtruth.tsv")).unwrap();
     let lines = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)).filter(|line| !line.is_empty());
-    lines.map(|line| Sent { key: line.split('\t').next().unwrap().to_owned(), value: line.to_owned(), timestamp_ms: None }).collect()
+    lines
+        .map(|line| Sent { key: line.split('\t').next().unwrap().to_owned(), value: line.to_owned(), timestamp_ms: None })
+        .collect()
 }
 
 fn access_log(data: &Path) -> Vec<Sent> {
@@ -54,7 +56,18 @@ fn flights(data: &Path) -> Vec<Sent> {
 
 fn send_tweets_by_command(hub: &Hub, data: &Path) {
     let file = data.join("tweets_groundtruth.tsv");
-    let printed = hub.run(&["produce", "tweets", "--file", file.to_str().unwrap(), "--format", "tsv", "--key", "1", "--compression", "zstd"]);
+    let printed = hub.run(&[
+        "produce",
+        "tweets",
+        "--file",
+        file.to_str().unwrap(),
+        "--format",
+        "tsv",
+        "--key",
+        "1",
+        "--compression",
+        "zstd",
+    ]);
     assert_eq!(printed, "4200 events stored in tweets\n");
 }
 
@@ -80,7 +93,10 @@ fn send_flights_by_grpcurl(hub: &Hub, flights: &[Sent], partitions: i32) {
     for (partition, records) in &by_partition {
         for chunk in records.chunks(500) {
             number += 1;
-            frames.push_str(&json!({"requestId": number, "topic": "flights", "partition": partition, "records": {"records": chunk}}).to_string());
+            frames.push_str(
+                &json!({"requestId": number, "topic": "flights", "partition": partition, "records": {"records": chunk}})
+                    .to_string(),
+            );
             frames.push('\n');
         }
     }
@@ -127,7 +143,10 @@ fn check_complete(name: &str, sent: &[Sent], read: &[Consumed]) {
 
 /// The offset found for a time is the first whose timestamp is at or after it, in each partition.
 fn check_offsets_by_time(hub: &Hub, read: &[Consumed]) {
-    let falls = read.windows(2).filter(|pair| pair[0].partition == pair[1].partition && pair[0].timestamp_ms > pair[1].timestamp_ms).count();
+    let falls = read
+        .windows(2)
+        .filter(|pair| pair[0].partition == pair[1].partition && pair[0].timestamp_ms > pair[1].timestamp_ms)
+        .count();
     assert!(falls > 10, "the log lines should be out of order, or this proves nothing: {falls}");
     let first = read.iter().map(|event| event.timestamp_ms).min().unwrap();
     let last = read.iter().map(|event| event.timestamp_ms).max().unwrap();

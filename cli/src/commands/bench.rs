@@ -106,7 +106,8 @@ async fn produce(client: &Client, args: &BenchArgs) -> Result<f64> {
 
 fn report(args: &BenchArgs, measured: &Measured) {
     let megabytes = args.count as f64 * args.event_bytes as f64 / 1e6;
-    let (produce_rate, consume_rate) = (args.count as f64 / measured.produce_seconds, args.count as f64 / measured.consume_seconds);
+    let (produce_rate, consume_rate) =
+        (args.count as f64 / measured.produce_seconds, args.count as f64 / measured.consume_seconds);
     let at = |quantile| measured.latency_us.value_at_quantile(quantile) as f64 / 1000.0;
     if args.connection.output == Output::Json {
         let json = json!({
@@ -121,6 +122,11 @@ fn report(args: &BenchArgs, measured: &Measured) {
     println!("{} events of {} bytes, durable (fsync) before each acknowledgement", args.count, args.event_bytes);
     println!("produce  {produce_rate:>12.0} events/s  {:>8.1} MB/s", megabytes / measured.produce_seconds);
     println!("consume  {consume_rate:>12.0} events/s  {:>8.1} MB/s", megabytes / measured.consume_seconds);
-    println!("one event at a time: acknowledged after {:.2} ms (median), {:.2} ms (99 %), {:.2} ms (worst)", at(0.5), at(0.99), at(1.0));
+    println!(
+        "one event at a time: acknowledged after {:.2} ms (median), {:.2} ms (99 %), {:.2} ms (worst)",
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
     println!("Client and hub share this machine; docs/benchmarks.md says how to measure beside other systems.");
 }

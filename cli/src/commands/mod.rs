@@ -9,8 +9,10 @@ use tonic::transport::Channel;
 use crate::context::CommandError;
 
 pub(crate) mod apply;
+pub(crate) mod bench;
 pub(crate) mod consume;
 pub(crate) mod offsets;
+pub(crate) mod produce;
 pub(crate) mod topic;
 
 /// How many partitions a topic has.

@@ -147,7 +147,8 @@ pub(crate) async fn generate(args: GenerateArgs) -> Result<()> {
     let per_second = rate.unwrap_or(FOLLOW_RATE);
     let now = chrono::Utc::now().timestamp_millis();
     let start = if rate.is_some() { now } else { now - (count.unwrap_or(0) as f64 * 1000.0 / per_second) as i64 };
-    let generator = Generator::new(args.kind, args.seed, start, per_second).take(count.map_or(usize::MAX, |count| count as usize));
+    let generator =
+        Generator::new(args.kind, args.seed, start, per_second).take(count.map_or(usize::MAX, |count| count as usize));
     if topic == "-" {
         for event in generator {
             println!("{}", event.value);

@@ -116,7 +116,14 @@ impl MinIo {
         let log = std::fs::File::create(folder.with_extension("log")).unwrap();
         let mut command = Command::new(tool("minio"));
         command
-            .args(["server", "--quiet", "--address", &format!("127.0.0.1:{port}"), "--console-address", &format!("127.0.0.1:{console}")])
+            .args([
+                "server",
+                "--quiet",
+                "--address",
+                &format!("127.0.0.1:{port}"),
+                "--console-address",
+                &format!("127.0.0.1:{console}"),
+            ])
             .arg(folder)
             .env("MINIO_ROOT_USER", MINIO_USER)
             .env("MINIO_ROOT_PASSWORD", MINIO_PASSWORD)

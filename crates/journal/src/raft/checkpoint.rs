@@ -1,0 +1,265 @@
+//! Local checkpoints: the state of a journal in a file, so that a start replays a bounded part of the log (docs/formats/checkpoint.md).
+//!
+//! A file holds a fixed head, the members, the state's own bytes and a CRC32C over all of it; it is written beside and renamed, so it is
+//! whole or not there. The last two are kept, and the newest at or below what may be purged: the log is purged only up to the older
+//! of the last two, so that a damaged newest one costs a longer replay and nothing else.
+
+use std::io;
+use std::path::PathBuf;
+
+use bytes::{Buf, BufMut, BytesMut};
+use crc_fast::{CrcAlgorithm, checksum};
+use parking_lot::Mutex;
+use tidegate_env::Env;
+use tidegate_model::JournalId;
+use tidegate_wal::Position;
+
+use super::types::{LogId, StoredMembership, decode_membership, encode_membership, log_id, position};
+use crate::state::State;
+
+const MAGIC: [u8; 8] = *b"TGJOURCP";
+const VERSION: u16 = 1;
+const HEAD_BYTES: usize = 8 + 2 + 2 + 4 + 24;
+const SUFFIX: &str = ".checkpoint";
+
+/// A state with the place in the log that it stands for, and the members at that place.
+#[derive(Clone, Debug)]
+pub(super) struct Core {
+    pub(super) state: State,
+    pub(super) applied: Option<LogId>,
+    pub(super) membership: StoredMembership,
+}
+
+impl Core {
+    pub(super) fn empty() -> Core {
+        Core { state: State::new(), applied: None, membership: StoredMembership::default() }
+    }
+
+    /// Index of the last entry applied, as the WAL numbers it; 0 before the first.
+    pub(super) fn index(&self) -> u64 {
+        self.applied.map_or(0, |id| position(&id).index)
+    }
+}
+
+/// A checkpoint on disk.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub(super) id: LogId,
+    pub(super) membership: StoredMembership,
+    pub(super) bytes: u64,
+}
+
+impl Kept {
+    pub(super) fn index(&self) -> u64 {
+        position(&self.id).index
+    }
+}
+
+/// A checkpoint that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointInfo {
+    /// Index of the last entry that it covers.
+    pub index: u64,
+    /// Length of its file.
+    pub bytes: u64,
+}
+
+/// Why a file is no checkpoint that can be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Invalid {
+    #[error("it has {given} bytes, at least {needed} are needed")]
+    Short { given: usize, needed: usize },
+    #[error("its checksum does not match its content")]
+    Checksum,
+    #[error("it does not start with the checkpoint magic")]
+    Magic,
+    #[error("its format version {given} is newer than {VERSION}: run a newer build")]
+    Version { given: u16 },
+    #[error("it belongs to journal {given}")]
+    Journal { given: u32 },
+    #[error("its members are damaged: {0}")]
+    Members(#[from] super::types::CodecError),
+    #[error("its state is damaged: {0}")]
+    State(#[from] crate::state::StateDecodeError),
+    #[error("it cannot be read: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// The checkpoints of one journal.
+pub(super) struct Checkpoints {
+    journal: JournalId,
+    folder: PathBuf,
+    env: Env,
+    kept: Mutex<Vec<Kept>>,
+}
+
+impl Checkpoints {
+    /// Opens the folder (made if missing) and gives the newest valid checkpoint, if there is any.
+    pub(super) async fn open(journal: JournalId, folder: PathBuf, env: &Env) -> io::Result<(Checkpoints, Option<Core>)> {
+        let (disk, path) = (env.disk.clone(), folder.clone());
+        let (kept, newest) = env
+            .run_blocking(move || {
+                disk.create_dir_all(&path)?;
+                let mut names = disk.list(&path)?;
+                names.retain(|entry| entry.name.starts_with(&prefix(journal)));
+                let (mut kept, mut newest) = (Vec::new(), None);
+                for entry in names.iter().rev().filter(|entry| entry.name.ends_with(SUFFIX)) {
+                    match disk.read(&path.join(&entry.name)).map_err(Invalid::from).and_then(|bytes| decode(journal, &bytes)) {
+                        Ok((core, found)) => {
+                            kept.insert(0, found);
+                            newest.get_or_insert(core);
+                        }
+                        Err(problem) => tracing::warn!(
+                            journal = journal.0,
+                            file = %path.join(&entry.name).display(),
+                            %problem,
+                            "a checkpoint is unusable: going on from an older one"
+                        ),
+                    }
+                }
+                Ok::<_, io::Error>((kept, newest))
+            })
+            .await?;
+        Ok((Checkpoints { journal, folder, env: env.clone(), kept: Mutex::new(kept) }, newest))
+    }
+
+    /// All usable checkpoints, oldest first.
+    pub(super) fn kept(&self) -> Vec<Kept> {
+        self.kept.lock().clone()
+    }
+
+    /// The newest checkpoint whose index is at or below `limit`.
+    pub(super) fn at_or_below(&self, limit: u64) -> Option<Kept> {
+        self.kept.lock().iter().rev().find(|kept| kept.index() <= limit).cloned()
+    }
+
+    /// How far the log may be purged for the sake of a start: to the older of the last two.
+    pub(super) fn replay_floor(&self) -> u64 {
+        let kept = self.kept.lock();
+        kept.len().checked_sub(2).map_or(0, |older| kept[older].index())
+    }
+
+    /// The bytes of a kept checkpoint, verified.
+    pub(super) async fn read(&self, kept: &Kept) -> io::Result<Vec<u8>> {
+        let (disk, path, journal) = (self.env.disk.clone(), self.path(kept.index()), self.journal);
+        self.env
+            .run_blocking(move || {
+                let bytes = disk.read(&path)?;
+                decode(journal, &bytes).map_err(|problem| io::Error::new(io::ErrorKind::InvalidData, problem))?;
+                Ok(bytes)
+            })
+            .await
+    }
+
+    /// Writes a checkpoint durably and removes those that are no longer needed: all but the last two and the newest at or below
+    /// `releasable`.
+    pub(super) async fn write(&self, encoded: Encoded, releasable: u64) -> io::Result<CheckpointInfo> {
+        let info = CheckpointInfo { index: encoded.kept.index(), bytes: encoded.bytes.len() as u64 };
+        let (disk, path) = (self.env.disk.clone(), self.path(info.index));
+        self.env.run_blocking(move || disk.write_atomically(&path, &encoded.bytes)).await?;
+        let superfluous = {
+            let mut kept = self.kept.lock();
+            kept.retain(|old| old.index() < info.index);
+            kept.push(encoded.kept);
+            let floor = kept.len().saturating_sub(2);
+            let needed = kept.iter().rposition(|old| old.index() <= releasable);
+            let mut place = 0;
+            let (keep, drop): (Vec<Kept>, Vec<Kept>) = kept.drain(..).partition(|_| {
+                place += 1;
+                place > floor || needed == Some(place - 1)
+            });
+            *kept = keep;
+            drop
+        };
+        let (disk, paths) = (self.env.disk.clone(), superfluous.iter().map(|old| self.path(old.index())).collect::<Vec<_>>());
+        self.env.run_blocking(move || remove(&*disk, &paths)).await;
+        Ok(info)
+    }
+
+    fn path(&self, index: u64) -> PathBuf {
+        self.folder.join(format!("{}{index:020}{SUFFIX}", prefix(self.journal)))
+    }
+}
+
+fn prefix(journal: JournalId) -> String {
+    format!("{:08}-", journal.0)
+}
+
+/// A file that stays because it could not be removed is overwritten or removed another time: it costs room only.
+fn remove(disk: &dyn tidegate_env::Disk, paths: &[PathBuf]) {
+    for path in paths {
+        if let Err(error) = disk.remove_file(path) {
+            tracing::warn!(file = %path.display(), %error, "an old checkpoint cannot be removed");
+        }
+    }
+}
+
+/// A checkpoint ready to be written.
+pub(super) struct Encoded {
+    bytes: Vec<u8>,
+    kept: Kept,
+}
+
+/// Encodes a state; `None` before the first entry.
+pub(super) fn encode(journal: JournalId, core: &Core) -> Option<Encoded> {
+    let id = core.applied?;
+    let mut out = BytesMut::new();
+    out.put_slice(&MAGIC);
+    out.put_u16_le(VERSION);
+    out.put_u16_le(0);
+    out.put_u32_le(journal.0);
+    put_position(&mut out, position(&id));
+    put_position(&mut out, core.membership.log_id().as_ref().map(position).unwrap_or_default());
+    encode_membership(core.membership.membership(), &mut out);
+    let state = core.state.encode();
+    out.put_u64_le(state.len() as u64);
+    out.put_slice(&state);
+    let crc = checksum(CrcAlgorithm::Crc32Iscsi, &out) as u32;
+    out.put_u32_le(crc);
+    let kept = Kept { id, membership: core.membership.clone(), bytes: out.len() as u64 };
+    Some(Encoded { bytes: out.to_vec(), kept })
+}
+
+fn put_position(out: &mut BytesMut, at: Position) {
+    out.put_u64_le(at.term);
+    out.put_u64_le(at.leader);
+    out.put_u64_le(at.index);
+}
+
+/// Reads a checkpoint back. Nothing is believed before the checksum was right.
+pub(super) fn decode(journal: JournalId, bytes: &[u8]) -> Result<(Core, Kept), Invalid> {
+    let needed = HEAD_BYTES + 24 + 4 + 8 + 4;
+    if bytes.len() < needed {
+        return Err(Invalid::Short { given: bytes.len(), needed });
+    }
+    if bytes[..8] != MAGIC {
+        return Err(Invalid::Magic);
+    }
+    let (content, mut crc) = bytes.split_at(bytes.len() - 4);
+    if checksum(CrcAlgorithm::Crc32Iscsi, content) as u32 != crc.get_u32_le() {
+        return Err(Invalid::Checksum);
+    }
+    let mut rest = &content[8..];
+    let given = rest.get_u16_le();
+    if given > VERSION {
+        return Err(Invalid::Version { given });
+    }
+    let _reserved = rest.get_u16_le();
+    let given = rest.get_u32_le();
+    if given != journal.0 {
+        return Err(Invalid::Journal { given });
+    }
+    let id = get_log_id(&mut rest).ok_or(Invalid::Short { given: 0, needed })?;
+    let changed = get_log_id(&mut rest);
+    let members = decode_membership(&mut rest)?;
+    let length = rest.try_get_u64_le().map_err(|_| Invalid::Short { given: bytes.len(), needed })? as usize;
+    let state = rest.get(..length).ok_or(Invalid::Short { given: bytes.len(), needed: bytes.len() - rest.len() + length })?;
+    let membership = StoredMembership::new(changed, members);
+    let core = Core { state: State::decode(state)?, applied: Some(id), membership: membership.clone() };
+    Ok((core, Kept { id, membership, bytes: bytes.len() as u64 }))
+}
+
+fn get_log_id(rest: &mut &[u8]) -> Option<LogId> {
+    let (term, leader, index) = (rest.get_u64_le(), rest.get_u64_le(), rest.get_u64_le());
+    log_id(Position { term, leader, index })
+}

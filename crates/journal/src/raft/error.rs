@@ -1,0 +1,167 @@
+//! What can go wrong between a caller and a journal.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_model::{JournalId, Offset, TopicPartition};
+
+/// Why a unit was not applied, or why it is not known whether it was.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum JournalError {
+    /// One unit is larger than what may be on its way at once. Nothing happened.
+    #[error(
+        "a unit of {bytes} bytes is larger than the {limit} bytes that journal {journal} may have on its way: split it, or raise the journal's byte limit"
+    )]
+    TooLarge {
+        /// The journal.
+        journal: JournalId,
+        /// Bytes of the unit.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The WAL has no room. Nothing happened; the same unit may be submitted again after a while.
+    #[error("journal {journal} takes no more data: {why} ({used} of {budget} bytes used); try again in {retry_after:?}")]
+    Full {
+        /// The journal.
+        journal: JournalId,
+        /// What the room is waiting for.
+        why: String,
+        /// When to try again.
+        retry_after: Duration,
+        /// Bytes of the WAL in use.
+        used: u64,
+        /// Bytes that it may use.
+        budget: u64,
+    },
+    /// This replica does not lead the journal. The unit was not applied by it.
+    #[error("this broker does not lead journal {journal}{}", leader.map_or_else(|| String::from(" and knows of no leader: try again"), |id| format!("; replica {id} does")))]
+    NotLeader {
+        /// The journal.
+        journal: JournalId,
+        /// Who leads, if known.
+        leader: Option<u64>,
+    },
+    /// The journal is shutting down. Whether a unit that was already submitted took effect is unknown.
+    #[error("journal {journal} is shutting down")]
+    Closed {
+        /// The journal.
+        journal: JournalId,
+    },
+    /// The journal met an error that it cannot go on from; the process must end. Whether the unit took effect is unknown.
+    #[error("journal {journal} has failed: {reason}")]
+    Failed {
+        /// The journal.
+        journal: JournalId,
+        /// What happened.
+        reason: Arc<str>,
+    },
+}
+
+/// What [`super::Journal::submit`] answers with.
+pub type SubmitError = JournalError;
+
+/// Why a journal cannot be started. Nothing was written unless the variant says so.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting is out of its range.
+    #[error("journal setting {field} is {given}: {problem}")]
+    Setting {
+        /// Its name.
+        field: &'static str,
+        /// What it is.
+        given: u64,
+        /// What it must be.
+        problem: &'static str,
+    },
+    /// The folder of checkpoints cannot be used.
+    #[error("cannot use the checkpoint folder {}: {source}", path.display())]
+    CheckpointFolder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The log before the state's beginning is gone and no checkpoint is whole.
+    #[error("journal {journal} has no valid checkpoint in {} that reaches its log, which starts after index {purged}: restore the newest checkpoint file, or rebuild this replica", path.display())]
+    NoCheckpoint {
+        /// The journal.
+        journal: JournalId,
+        /// The folder.
+        path: PathBuf,
+        /// Last index that is no longer in the log.
+        purged: u64,
+    },
+    /// There are checkpoints, but the log lost what they build on. Voting with it could lose acknowledged data.
+    #[error(
+        "journal {journal} has a checkpoint at index {checkpoint} but its log ends at {last}: the WAL was removed or replaced; put it back, or rebuild this replica under a new id"
+    )]
+    LogLost {
+        /// The journal.
+        journal: JournalId,
+        /// Index of the checkpoint.
+        checkpoint: u64,
+        /// Last index of the log, 0 if it is empty.
+        last: u64,
+    },
+    /// The stored members do not contain this replica.
+    #[error("replica {replica} is no member of journal {journal}: this is another replica's data, or this one was removed")]
+    NotAMember {
+        /// The journal.
+        journal: JournalId,
+        /// This replica.
+        replica: u64,
+    },
+    /// Raft could not start from what is stored.
+    #[error("journal {journal} cannot start: {reason}")]
+    Raft {
+        /// The journal.
+        journal: JournalId,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Why a partition's tail cannot be read.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The partition is not open in this journal.
+    #[error("partition {at} is not in this journal")]
+    UnknownPartition {
+        /// The partition.
+        at: TopicPartition,
+    },
+    /// The offset was never written, or is below the log start.
+    #[error("offset {offset} of {at} is out of range: it has {log_start} to {high_watermark}")]
+    OutOfRange {
+        /// The partition.
+        at: TopicPartition,
+        /// The offset asked for.
+        offset: Offset,
+        /// First offset that can be read.
+        log_start: Offset,
+        /// One past the last.
+        high_watermark: Offset,
+    },
+    /// The offset is not in the log any more: read it from the tier.
+    #[error("offset {offset} of {at} is below the tail, which starts at {tail_start}")]
+    BelowTail {
+        /// The partition.
+        at: TopicPartition,
+        /// The offset asked for.
+        offset: Offset,
+        /// First offset that the log still holds, the high watermark if it holds none.
+        tail_start: Offset,
+    },
+    /// Bytes from the disk are not what was written; they are not served.
+    #[error("the log of {at} at index {index} cannot be read: {reason}")]
+    Damaged {
+        /// The partition.
+        at: TopicPartition,
+        /// Index of the entry.
+        index: u64,
+        /// What is wrong.
+        reason: String,
+    },
+}

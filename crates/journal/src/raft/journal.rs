@@ -1,0 +1,423 @@
+//! The handle of a journal: starting it, submitting units, watching it, checkpoints, shutting it down.
+//!
+//! Knows Raft only by what the other modules of this folder offer; callers know neither Raft nor the WAL's frames.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use openraft::async_runtime::WatchReceiver;
+use openraft::{Config, EmptyNode, Raft, ServerState, SnapshotPolicy};
+use parking_lot::Mutex;
+use tidegate_env::{Env, Joined};
+use tidegate_model::{JournalId, Offset, TopicPartition};
+use tidegate_wal::{Class, JournalLog, Wal};
+use tokio::sync::{Semaphore, watch};
+
+use super::cache::TailCache;
+use super::checkpoint::{CheckpointInfo, Checkpoints, Core};
+use super::error::{JournalError, StartError};
+use super::machine::{Machine, View};
+use super::network::NoPeers;
+use super::proposer::Proposer;
+use super::queue::{Queue, Ticket, cost, is_control};
+use super::settings::JournalSettings;
+use super::store::LogStore;
+use super::types::{RaftPayload, Runtime, TypeConfig};
+use crate::entry::{Operation, Unit, UnitOutcome};
+use crate::state::{Position, State};
+
+/// What a journal is built on; shared by all journals of a broker.
+#[derive(Clone)]
+pub struct JournalParts {
+    /// The log of this broker's disk.
+    pub wal: Wal,
+    /// The newest entries of all journals, in memory.
+    pub cache: TailCache,
+    /// Folder of the local checkpoints; made if missing.
+    pub checkpoint_dir: PathBuf,
+    /// Time, randomness, threads, disk.
+    pub env: Env,
+}
+
+/// Who leads a journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The leader's replica id, if known.
+    pub leader: Option<u64>,
+    /// The current term.
+    pub term: u64,
+    /// Whether it is this replica.
+    pub is_self: bool,
+}
+
+/// A journal on this broker. Cheap to clone. Dropping all handles does not stop it: use [`Journal::shutdown`].
+#[derive(Clone)]
+pub struct Journal {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: JournalId,
+    settings: JournalSettings,
+    parts: JournalParts,
+    raft: Raft<TypeConfig, Machine>,
+    view: Arc<View>,
+    queue: Arc<Queue>,
+    data_permits: Arc<Semaphore>,
+    control_permits: Arc<Semaphore>,
+    checkpoints: Arc<Checkpoints>,
+    checkpointing: tokio::sync::Mutex<()>,
+    leadership: watch::Receiver<Leadership>,
+    failed: watch::Sender<Option<Arc<str>>>,
+    tasks: Mutex<Tasks>,
+}
+
+#[derive(Default)]
+struct Tasks {
+    proposer: Option<Box<dyn Joined>>,
+    others: Vec<Box<dyn Joined>>,
+}
+
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Journal({})", self.inner.id)
+    }
+}
+
+impl Journal {
+    /// Starts a journal from what the WAL recovered of it, or makes a new one with this replica as its only voter if there is nothing.
+    /// On return the newest valid checkpoint is loaded and an election is under way; wait for [`Journal::ensure_ready`] before reading.
+    ///
+    /// # Errors
+    /// [`StartError`]; each names what is wrong and the way out.
+    pub async fn start(
+        id: JournalId,
+        settings: JournalSettings,
+        recovered: Option<JournalLog>,
+        parts: JournalParts,
+    ) -> Result<Journal, StartError> {
+        settings.validate()?;
+        let (checkpoints, newest) = Checkpoints::open(id, parts.checkpoint_dir.clone(), &parts.env)
+            .await
+            .map_err(|source| StartError::CheckpointFolder { path: parts.checkpoint_dir.clone(), source })?;
+        let failed = |reason: String| StartError::Raft { journal: id, reason };
+        let store = LogStore::new(id, parts.wal.clone(), parts.cache.clone(), recovered.as_ref())
+            .map_err(|error| failed(error.to_string()))?;
+        let core = newest.unwrap_or_else(Core::empty);
+        check_reach(id, &core, &store, &parts)?;
+        let fresh = store.last_index() == 0 && core.applied.is_none();
+        parts.cache.applied(id, core.index());
+        let time = core.state.time();
+        let view = Arc::new(View::new(id, core, settings.checkpoint_bytes));
+        let checkpoints = Arc::new(checkpoints);
+        let machine = Machine { view: view.clone(), cache: parts.cache.clone(), checkpoints: checkpoints.clone() };
+        let seed = parts.env.random.next_u64();
+        let raft = Runtime::scope(seed, Raft::new(settings.replica, config(), NoPeers, store, machine))
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        if fresh {
+            let members = BTreeMap::from([(settings.replica, EmptyNode::new())]);
+            raft.initialize(members).await.map_err(|error| failed(error.to_string()))?;
+        } else if raft.voter_ids().any(|voter| voter == settings.replica) {
+            raft.trigger().elect(false).await.map_err(|error| failed(error.to_string()))?;
+        } else {
+            return Err(StartError::NotAMember { journal: id, replica: settings.replica });
+        }
+        let (leadership, task) = follow_leadership(&raft, settings.replica, &parts.env);
+        let inner = Arc::new(Inner {
+            id,
+            raft,
+            view,
+            queue: Arc::new(Queue::new()),
+            data_permits: Arc::new(Semaphore::new(settings.data_bytes as usize)),
+            control_permits: Arc::new(Semaphore::new(settings.control_bytes as usize)),
+            checkpoints,
+            checkpointing: tokio::sync::Mutex::default(),
+            leadership,
+            failed: watch::Sender::new(None),
+            tasks: Mutex::new(Tasks { proposer: None, others: vec![task] }),
+            settings,
+            parts,
+        });
+        inner.clone().spawn_proposer(time);
+        inner.clone().spawn_checkpointer();
+        Ok(Journal { inner })
+    }
+
+    /// Its number.
+    pub fn id(&self) -> JournalId {
+        self.inner.id
+    }
+
+    /// Waits until this replica leads, and everything that was acknowledged before its election is in the state: from then on no read
+    /// shows less than what an earlier run acknowledged.
+    ///
+    /// # Errors
+    /// The journal failed or was shut down.
+    pub async fn ensure_ready(&self) -> Result<(), JournalError> {
+        let mut leadership = self.inner.leadership.clone();
+        let mut applied = self.inner.view.applied();
+        let mut failed = self.inner.failed.subscribe();
+        loop {
+            let (leads, reached) = (*leadership.borrow_and_update(), *applied.borrow_and_update());
+            // The first entry of a term is its leader's blank one, which follows all that earlier terms committed.
+            if leads.is_self && reached.term == leads.term {
+                return Ok(());
+            }
+            if let Some(reason) = failed.borrow_and_update().clone() {
+                return Err(JournalError::Failed { journal: self.inner.id, reason });
+            }
+            let changed = tokio::select! {
+                biased;
+                changed = failed.changed() => changed,
+                changed = leadership.changed() => changed,
+                changed = applied.changed() => changed,
+            };
+            changed.map_err(|_| JournalError::Closed { journal: self.inner.id })?;
+        }
+    }
+
+    /// Queues a unit. Waits for its bytes to be free; units of one caller that awaits each call keep their order. Once this returns, the
+    /// unit is on its way whether or not the ticket is awaited; a call that is dropped before submits nothing.
+    ///
+    /// # Errors
+    /// Nothing was submitted: the unit is too large, the WAL is full, or the journal ended.
+    pub async fn submit(&self, unit: Unit) -> Result<Ticket, JournalError> {
+        let inner = &*self.inner;
+        let (bytes, control) = (cost(&unit), is_control(&unit));
+        let (permits, limit, class) = if control {
+            (&inner.control_permits, inner.settings.control_bytes as usize, Class::Control)
+        } else {
+            (&inner.data_permits, inner.settings.data_bytes as usize, Class::Data)
+        };
+        if bytes > limit {
+            return Err(JournalError::TooLarge { journal: inner.id, bytes, limit });
+        }
+        let closed = || JournalError::Closed { journal: inner.id };
+        let permit = permits.clone().acquire_many_owned(bytes as u32).await.map_err(|_| closed())?;
+        inner.parts.wal.admit(bytes as u64, class).map_err(|full| JournalError::Full {
+            journal: inner.id,
+            why: full.to_string(),
+            retry_after: full.retry_after,
+            used: full.used,
+            budget: full.budget,
+        })?;
+        inner.queue.push(inner.id, unit, bytes, permit)
+    }
+
+    /// Submits a unit and waits for its outcome. Dropping the call does not take back a unit that was submitted.
+    ///
+    /// # Errors
+    /// See [`JournalError`], which says of each whether the unit may have taken effect.
+    pub async fn propose(&self, unit: Unit) -> Result<UnitOutcome, JournalError> {
+        self.submit(unit).await?.await
+    }
+
+    /// Looks at the state. Applying waits meanwhile: be short, and never wait inside.
+    pub fn read_state<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        self.inner.view.read(|core| look(&core.state))
+    }
+
+    /// Follows a partition's high watermark; `None` if it is not open here. Ends when the partition is closed.
+    pub fn high_watermark(&self, at: TopicPartition) -> Option<watch::Receiver<Offset>> {
+        self.inner.view.high_watermark(at)
+    }
+
+    /// Follows the place of the last entry applied.
+    pub fn applied(&self) -> watch::Receiver<Position> {
+        self.inner.view.applied()
+    }
+
+    /// Follows the index of the last entry that changed the catalog.
+    pub fn catalog_changes(&self) -> watch::Receiver<u64> {
+        self.inner.view.catalog()
+    }
+
+    /// Follows who leads.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.inner.leadership.clone()
+    }
+
+    /// Becomes the reason once the journal cannot go on: the process must end, because the WAL is shared.
+    pub fn failed(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.inner.failed.subscribe()
+    }
+
+    /// Takes a checkpoint now, releases and purges what may go of the log. Also done by itself after each
+    /// [`JournalSettings::checkpoint_bytes`] of log. `None` before the first entry.
+    ///
+    /// The log is purged up to the older of the last two checkpoints, as far as its bytes are tiered or trimmed.
+    ///
+    /// # Errors
+    /// The disk refused; the journal goes on, with a longer replay at its next start.
+    pub async fn checkpoint(&self) -> Result<Option<CheckpointInfo>, std::io::Error> {
+        self.inner.checkpoint().await
+    }
+
+    /// Takes no more units, waits for those on their way, takes a checkpoint and ends all tasks. The WAL stays open.
+    pub async fn shutdown(&self) {
+        let inner = &self.inner;
+        inner.queue.close(JournalError::Closed { journal: inner.id });
+        let proposer = inner.tasks.lock().proposer.take();
+        if let Some(proposer) = proposer {
+            proposer.join().await;
+        }
+        if inner.failed.borrow().is_none()
+            && let Err(error) = inner.checkpoint().await
+        {
+            tracing::warn!(journal = inner.id.0, %error, "no checkpoint at shutdown: the next start replays more");
+        }
+        let others = std::mem::take(&mut inner.tasks.lock().others);
+        others.iter().for_each(|task| task.abort());
+        if let Err(error) = inner.raft.shutdown().await {
+            tracing::warn!(journal = inner.id.0, %error, "Raft did not end cleanly");
+        }
+        inner.parts.cache.forget(inner.id);
+    }
+
+    pub(super) fn cached(&self, index: u64) -> Option<RaftPayload> {
+        self.inner.parts.cache.get(self.inner.id, index).map(|entry| entry.payload)
+    }
+
+    pub(super) async fn from_wal(&self, index: u64, range: std::ops::Range<u32>) -> Result<bytes::Bytes, String> {
+        self.inner.parts.wal.read_range(self.inner.id, index, range).await.map_err(|error| error.to_string())
+    }
+}
+
+impl Inner {
+    fn spawn_proposer(self: Arc<Self>, time: tidegate_model::TimestampMs) {
+        let proposer = Proposer {
+            journal: self.id,
+            raft: self.raft.clone(),
+            queue: self.queue.clone(),
+            settings: self.settings.clone(),
+            env: self.parts.env.clone(),
+            view: self.view.clone(),
+            time,
+            in_flight: VecDeque::new(),
+        };
+        let failed = self.failed.clone();
+        let body = async move {
+            if let Err(reason) = proposer.run().await {
+                failed.send_replace(Some(reason));
+            }
+        };
+        let task = self.parts.env.threads.task("proposer", Box::pin(body));
+        self.tasks.lock().proposer = Some(task);
+    }
+
+    fn spawn_checkpointer(self: Arc<Self>) {
+        let (weak, view) = (Arc::downgrade(&self), self.view.clone());
+        let body = async move {
+            loop {
+                view.checkpoint_due.notified().await;
+                let Some(inner) = weak.upgrade() else { return };
+                if let Err(error) = inner.checkpoint().await {
+                    tracing::warn!(journal = inner.id.0, %error, "no checkpoint could be taken: the log cannot be purged further");
+                }
+            }
+        };
+        let task = self.parts.env.threads.task("checkpointer", Box::pin(body));
+        self.tasks.lock().others.push(task);
+    }
+
+    async fn checkpoint(&self) -> Result<Option<CheckpointInfo>, std::io::Error> {
+        let _one_at_a_time = self.checkpointing.lock().await;
+        let view = self.view.clone();
+        let Some(encoded) = self.parts.env.run_blocking(move || view.encode()).await else { return Ok(None) };
+        let releasable = self.view.read(|core| core.state.releasable());
+        let info = self.checkpoints.write(encoded, releasable).await?;
+        self.purge().await;
+        Ok(Some(info))
+    }
+
+    /// Purges the log as far as a start and readers can do without it. What cannot be purged now is purged another time.
+    async fn purge(&self) {
+        let releasable = self.view.read(|core| core.state.releasable());
+        let floor = self.checkpoints.replay_floor().min(releasable);
+        let Some(snapshot) = self.checkpoints.at_or_below(floor) else { return };
+        let target = snapshot.index();
+        if self.view.read(|core| core.state.first_retained()).is_some_and(|first| first <= target) {
+            // The tail must forget these entries before the log does; only a leader can say so.
+            let release = Unit { preconditions: Vec::new(), operations: vec![Operation::Release { upto: target }] };
+            let bytes = cost(&release);
+            let Ok(permit) = self.control_permits.clone().acquire_many_owned(bytes as u32).await else { return };
+            let Ok(ticket) = self.queue.push(self.id, release, bytes, permit) else { return };
+            if !matches!(ticket.await, Ok(UnitOutcome::Applied(_))) {
+                return;
+            }
+        }
+        let purged = async {
+            self.raft.trigger().snapshot().await?;
+            let known = |metrics: &openraft::RaftMetrics<TypeConfig>| {
+                metrics.snapshot.is_some_and(|id| id.index + 1 >= target) || metrics.running_state.is_err()
+            };
+            let mut metrics = self.raft.metrics();
+            while !known(&metrics.borrow_watched()) {
+                if metrics.changed().await.is_err() {
+                    return Ok(());
+                }
+            }
+            self.raft.trigger().purge_log(target - 1).await
+        };
+        if let Err(error) = purged.await {
+            tracing::warn!(journal = self.id.0, %error, "the log cannot be purged");
+        }
+    }
+}
+
+/// The settings of openraft. Ticks are off: an idle journal costs nothing, a single voter needs no heartbeat to keep its lease, and
+/// elections are asked for by us. Snapshots and purges happen only when we say so.
+fn config() -> Arc<Config> {
+    let config = Config {
+        cluster_name: String::from("tidegate"),
+        enable_tick: false,
+        enable_heartbeat: false,
+        enable_elect: false,
+        enable_pre_vote: Some(true),
+        // Each start leads under a new term, so that its first entry tells what the terms before it committed.
+        enable_leader_restore: Some(false),
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        api_channel_size: Some(64),
+        notification_channel_size: Some(1024),
+        state_machine_channel_size: Some(64),
+        ..Config::default()
+    };
+    Arc::new(config.validate().expect("constant settings are valid"))
+}
+
+/// Checks that state and log meet: nothing between them is missing, and the log did not lose what the state was built from.
+fn check_reach(id: JournalId, core: &Core, store: &LogStore, parts: &JournalParts) -> Result<(), StartError> {
+    if core.index() < store.purged_index() {
+        return Err(StartError::NoCheckpoint { journal: id, path: parts.checkpoint_dir.clone(), purged: store.purged_index() });
+    }
+    if core.index() > store.last_index() {
+        return Err(StartError::LogLost { journal: id, checkpoint: core.index(), last: store.last_index() });
+    }
+    Ok(())
+}
+
+fn follow_leadership(
+    raft: &Raft<TypeConfig, Machine>,
+    replica: u64,
+    env: &Env,
+) -> (watch::Receiver<Leadership>, Box<dyn Joined>) {
+    let mut metrics = raft.server_metrics();
+    let (sender, receiver) = watch::channel(Leadership::default());
+    let body = async move {
+        loop {
+            let now = {
+                let seen = metrics.borrow_watched();
+                let is_self = seen.state == ServerState::Leader && seen.current_leader == Some(replica);
+                Leadership { leader: seen.current_leader, term: seen.vote.leader_id.term, is_self }
+            };
+            sender.send_if_modified(|old| std::mem::replace(old, now) != now);
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    (receiver, env.threads.task("leadership", Box::pin(body)))
+}

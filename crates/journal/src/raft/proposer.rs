@@ -1,0 +1,225 @@
+//! The proposer: one task for each journal that turns waiting units into entries.
+//!
+//! An entry takes what arrived while the last ones were on their way; nothing lingers when idle. Two entries may be on their way whatever
+//! their size, more only when enough bytes wait to be worth an entry. Answers are given in the order of submission.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::Raft;
+use openraft::errors::ClientWriteError;
+use openraft::impls::ProgressResponder;
+use openraft::raft::ClientWriteResult;
+use tidegate_env::Env;
+use tidegate_model::{JournalId, TimestampMs};
+
+use super::error::JournalError;
+use super::machine::{Machine, View};
+use super::queue::{Claim, Queue};
+use super::settings::JournalSettings;
+use super::types::{Data, TypeConfig};
+use crate::entry::{Entry, EntryPayload, UnitOutcome};
+
+/// Entries beyond this many go out only when [`WORTH_BYTES`] wait.
+const ALWAYS_IN_FLIGHT: usize = 2;
+const WORTH_BYTES: usize = 64 << 10;
+
+/// A leader whose lease ran out, or that was just elected, refuses writes for a moment.
+const RETRIES: u32 = 12;
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+type Answer = openraft::type_config::alias::OneshotReceiverOf<TypeConfig, ClientWriteResult<TypeConfig>>;
+
+pub(super) struct Proposer {
+    pub(super) journal: JournalId,
+    pub(super) raft: Raft<TypeConfig, Machine>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) settings: JournalSettings,
+    pub(super) env: Env,
+    pub(super) view: Arc<View>,
+    /// The time of the last entry; entry time never falls, whatever the clock does.
+    pub(super) time: TimestampMs,
+    pub(super) in_flight: VecDeque<InFlight>,
+}
+
+/// An entry on its way.
+pub(super) struct InFlight {
+    proposal: Proposal,
+    answer: Answer,
+}
+
+/// An entry and those who wait for it.
+struct Proposal {
+    payload: Arc<EntryPayload>,
+    /// Which unit each outcome belongs to.
+    order: Vec<u32>,
+    claims: Vec<Claim>,
+}
+
+impl Proposer {
+    /// Runs until the queue is closed and empty, or the journal failed; gives the reason in that case.
+    pub(super) async fn run(mut self) -> Result<(), Arc<str>> {
+        let result = self.propose_all().await;
+        if let Err(reason) = &result {
+            let error = JournalError::Failed { journal: self.journal, reason: reason.clone() };
+            for entry in self.in_flight.drain(..) {
+                entry.proposal.fail(&error);
+            }
+            self.queue.fail(error);
+        }
+        result
+    }
+
+    async fn propose_all(&mut self) -> Result<(), Arc<str>> {
+        loop {
+            while self.may_send() {
+                self.send().await?;
+            }
+            if self.in_flight.is_empty() && self.queue.is_closed() && self.queue.bytes() == 0 {
+                return Ok(());
+            }
+            let worth = if self.in_flight.len() < ALWAYS_IN_FLIGHT { 1 } else { WORTH_BYTES };
+            let room = self.in_flight.len() < self.settings.entries_in_flight;
+            let first = self.in_flight.front_mut();
+            let answered = async {
+                match first {
+                    Some(entry) => (&mut entry.answer).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                answer = answered => {
+                    let entry = self.in_flight.pop_front().expect("only the first entry's answer was awaited");
+                    self.settle(entry.proposal, answer.ok()).await?;
+                }
+                () = self.queue.reaches(worth), if room && !(self.queue.is_closed() && self.queue.bytes() == 0) => {}
+            }
+        }
+    }
+
+    fn may_send(&self) -> bool {
+        let waiting = self.queue.bytes();
+        match self.in_flight.len() {
+            flying if flying < ALWAYS_IN_FLIGHT.min(self.settings.entries_in_flight) => waiting > 0,
+            flying if flying < self.settings.entries_in_flight => waiting >= WORTH_BYTES,
+            _ => false,
+        }
+    }
+
+    /// Proposes one entry of what waits.
+    async fn send(&mut self) -> Result<(), Arc<str>> {
+        let waiting = self.queue.take(self.settings.entry_target_bytes, self.settings.entry_limit_bytes);
+        let (mut units, mut claims) = (Vec::with_capacity(waiting.len()), Vec::with_capacity(waiting.len()));
+        for next in waiting {
+            units.push(next.unit);
+            claims.push(next.claim);
+        }
+        let applied = self.view.read(|core| core.state.time());
+        self.time = self.time.max(applied).max(TimestampMs(self.env.clock.now_ms()));
+        let (payload, order) = EntryPayload::encode(Entry { time: self.time, units }).map_err(|error| error.to_string())?;
+        let payload = Arc::new(payload);
+        let answer = self.hand_over(&payload).await?;
+        self.in_flight.push_back(InFlight { proposal: Proposal { payload, order, claims }, answer });
+        Ok(())
+    }
+
+    async fn hand_over(&self, payload: &Arc<EntryPayload>) -> Result<Answer, Arc<str>> {
+        let (responder, answer) = ProgressResponder::complete_only();
+        self.raft.client_write_ff(Data(payload.clone()), Some(responder)).await.map_err(|fatal| fatal.to_string())?;
+        Ok(answer)
+    }
+
+    async fn settle(&mut self, proposal: Proposal, answer: Option<ClientWriteResult<TypeConfig>>) -> Result<(), Arc<str>> {
+        match verdict(answer)? {
+            Verdict::Applied(outcomes) => {
+                proposal.resolve(outcomes);
+                Ok(())
+            }
+            Verdict::Refused { leader } => self.refused(proposal, leader).await,
+        }
+    }
+
+    /// The entry was refused before it reached the log. It is proposed again with those behind it, unless another replica leads or one
+    /// of them got in, which would break the order: then its units are given back.
+    async fn refused(&mut self, first: Proposal, mut leader: Option<u64>) -> Result<(), Arc<str>> {
+        let mut behind = vec![(first, None)];
+        for InFlight { proposal, answer } in std::mem::take(&mut self.in_flight) {
+            match verdict(answer.await.ok())? {
+                Verdict::Applied(outcomes) => behind.push((proposal, Some(outcomes))),
+                Verdict::Refused { leader: other } => {
+                    leader = other;
+                    behind.push((proposal, None));
+                }
+            }
+        }
+        let mut again = behind.into_iter().collect::<VecDeque<_>>();
+        let overtaken = again.iter().any(|(_, outcomes)| outcomes.is_some());
+        let mut pause = FIRST_PAUSE;
+        for _ in 0..RETRIES {
+            if overtaken || leader.is_some_and(|leader| leader != self.settings.replica) {
+                break;
+            }
+            self.env.clock.sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            while let Some((proposal, _)) = again.front() {
+                let answer = self.hand_over(&proposal.payload).await?;
+                match verdict(answer.await.ok())? {
+                    Verdict::Applied(outcomes) => {
+                        let (proposal, _) = again.pop_front().expect("the front was just proposed");
+                        proposal.resolve(outcomes);
+                    }
+                    Verdict::Refused { leader: other } => {
+                        leader = other;
+                        break;
+                    }
+                }
+            }
+            if again.is_empty() {
+                return Ok(());
+            }
+        }
+        let error = JournalError::NotLeader { journal: self.journal, leader };
+        for (proposal, outcomes) in again {
+            match outcomes {
+                Some(outcomes) => proposal.resolve(outcomes),
+                None => proposal.fail(&error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What became of a proposal.
+enum Verdict {
+    Applied(Vec<UnitOutcome>),
+    Refused { leader: Option<u64> },
+}
+
+fn verdict(answer: Option<ClientWriteResult<TypeConfig>>) -> Result<Verdict, Arc<str>> {
+    match answer {
+        Some(Ok(response)) => Ok(Verdict::Applied(response.data.0)),
+        Some(Err(ClientWriteError::ForwardToLeader(forward))) => Ok(Verdict::Refused { leader: forward.leader_id }),
+        Some(Err(other)) => Err(other.to_string().into()),
+        None => Err("Raft has stopped".into()),
+    }
+}
+
+impl Proposal {
+    /// Answers all units of an applied entry, in the order of submission.
+    fn resolve(self, outcomes: Vec<UnitOutcome>) {
+        let mut by_unit: Vec<Option<UnitOutcome>> = (0..self.claims.len()).map(|_| None).collect();
+        for (unit, outcome) in self.order.into_iter().zip(outcomes) {
+            by_unit[unit as usize] = Some(outcome);
+        }
+        for (claim, outcome) in self.claims.into_iter().zip(by_unit) {
+            claim.answer(Ok(outcome.expect("apply gives one outcome for each unit of an entry")));
+        }
+    }
+
+    fn fail(self, error: &JournalError) {
+        self.claims.into_iter().for_each(|claim| claim.answer(Err(error.clone())));
+    }
+}

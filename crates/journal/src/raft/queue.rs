@@ -1,0 +1,168 @@
+//! Units that wait for the proposer. Bounded in bytes by permits that are held until a unit's fate is known.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use parking_lot::Mutex;
+use tidegate_model::JournalId;
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+
+use super::error::JournalError;
+use crate::entry::{Operation, Unit, UnitOutcome};
+
+/// What a unit costs beside its batches: the queue, the answer's channel, protobuf.
+const UNIT_OVERHEAD: usize = 512;
+
+/// The answer to a unit that was submitted.
+#[derive(Debug)]
+pub struct Ticket {
+    journal: JournalId,
+    answer: oneshot::Receiver<Result<UnitOutcome, JournalError>>,
+}
+
+impl Future for Ticket {
+    type Output = Result<UnitOutcome, JournalError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let journal = self.journal;
+        Pin::new(&mut self.answer).poll(context).map(|answer| answer.unwrap_or(Err(JournalError::Closed { journal })))
+    }
+}
+
+/// A unit with everything that goes with it until it is answered.
+pub(super) struct Waiting {
+    pub(super) unit: Unit,
+    pub(super) claim: Claim,
+}
+
+/// Who waits for a unit, and the bytes that it holds.
+pub(super) struct Claim {
+    pub(super) bytes: usize,
+    answer: oneshot::Sender<Result<UnitOutcome, JournalError>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Claim {
+    pub(super) fn answer(self, result: Result<UnitOutcome, JournalError>) {
+        let _ = self.answer.send(result);
+    }
+}
+
+/// Bytes that a unit is charged with. Batches count in full; the rest is small and estimated.
+pub(super) fn cost(unit: &Unit) -> usize {
+    let operations = unit.operations.iter().map(|operation| match operation {
+        Operation::Append { batch, .. } => batch.len(),
+        Operation::Tier { ranges, .. } => 128 * ranges.len(),
+        Operation::CommitOffsets { offsets, .. } => offsets.iter().map(|offset| 64 + offset.metadata.len()).sum(),
+        Operation::CreateTopic { config, .. } | Operation::AlterTopic { config, .. } => 128 + config.settings.len(),
+        Operation::Replace { old, .. } => 256 * (1 + old.len()),
+        _ => 64,
+    });
+    UNIT_OVERHEAD + operations.sum::<usize>()
+}
+
+/// Units that append nothing have room of their own, in memory and in the WAL, so that space can always be freed.
+pub(super) fn is_control(unit: &Unit) -> bool {
+    !unit.operations.iter().any(|operation| matches!(operation, Operation::Append { .. }))
+}
+
+/// The queue.
+pub(super) struct Queue {
+    inner: Mutex<Inner>,
+    arrived: Notify,
+}
+
+struct Inner {
+    units: VecDeque<Waiting>,
+    bytes: usize,
+    /// The proposer is woken once this many bytes wait.
+    wake_at: usize,
+    closed: Option<JournalError>,
+}
+
+impl Queue {
+    pub(super) fn new() -> Queue {
+        let inner = Inner { units: VecDeque::new(), bytes: 0, wake_at: 1, closed: None };
+        Queue { inner: Mutex::new(inner), arrived: Notify::new() }
+    }
+
+    /// Puts a unit at the end and gives its ticket.
+    pub(super) fn push(
+        &self,
+        journal: JournalId,
+        unit: Unit,
+        bytes: usize,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Ticket, JournalError> {
+        let (answer, ticket) = oneshot::channel();
+        let mut inner = self.inner.lock();
+        if let Some(error) = &inner.closed {
+            return Err(error.clone());
+        }
+        inner.bytes += bytes;
+        inner.units.push_back(Waiting { unit, claim: Claim { bytes, answer, _permit: permit } });
+        let wake = inner.bytes >= inner.wake_at;
+        drop(inner);
+        if wake {
+            self.arrived.notify_one();
+        }
+        Ok(Ticket { journal, answer: ticket })
+    }
+
+    /// Bytes that wait.
+    pub(super) fn bytes(&self) -> usize {
+        self.inner.lock().bytes
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.inner.lock().closed.is_some()
+    }
+
+    /// Takes units until `target` bytes are reached, never above `limit` but for a single one that is larger.
+    pub(super) fn take(&self, target: usize, limit: usize) -> Vec<Waiting> {
+        let mut inner = self.inner.lock();
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while let Some(next) = inner.units.front() {
+            if bytes >= target || (bytes > 0 && bytes + next.claim.bytes > limit) {
+                break;
+            }
+            bytes += next.claim.bytes;
+            taken.extend(inner.units.pop_front());
+        }
+        inner.bytes -= bytes;
+        taken
+    }
+
+    /// Ends once at least `bytes` wait, or the queue is closed.
+    pub(super) async fn reaches(&self, bytes: usize) {
+        loop {
+            {
+                let mut inner = self.inner.lock();
+                inner.wake_at = bytes;
+                if inner.bytes >= bytes || (inner.closed.is_some() && inner.units.is_empty()) {
+                    return;
+                }
+            }
+            self.arrived.notified().await;
+        }
+    }
+
+    /// Takes no more units; those that wait are still proposed.
+    pub(super) fn close(&self, reason: JournalError) {
+        self.inner.lock().closed.get_or_insert(reason);
+        self.arrived.notify_one();
+    }
+
+    /// Takes no more units and answers those that wait.
+    pub(super) fn fail(&self, reason: JournalError) {
+        let units = {
+            let mut inner = self.inner.lock();
+            inner.closed.get_or_insert(reason.clone());
+            inner.bytes = 0;
+            std::mem::take(&mut inner.units)
+        };
+        units.into_iter().for_each(|waiting| waiting.claim.answer(Err(reason.clone())));
+        self.arrived.notify_one();
+    }
+}

@@ -1,0 +1,58 @@
+//! What a journal can be set to.
+
+use super::error::StartError;
+
+/// Settings of one journal; the same for all journals of a broker, but for the replica id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalSettings {
+    /// This replica's id: given out once for (journal, broker, incarnation), never used again after its data was lost.
+    pub replica: u64,
+    /// Bytes of data units that may wait or be on their way, 1 MiB to 2 GiB. Default 64 MiB.
+    pub data_bytes: u32,
+    /// The same for units without appends (tier, trim, commits, catalog), which never wait behind data. Default 16 MiB.
+    pub control_bytes: u32,
+    /// An entry is closed once it has this many bytes. Default 256 KiB.
+    pub entry_target_bytes: usize,
+    /// An entry holds at most this many bytes unless a single unit is larger. Default 1 MiB.
+    pub entry_limit_bytes: usize,
+    /// Entries on their way at once, 1 to 16. Default 4.
+    pub entries_in_flight: usize,
+    /// A local checkpoint is taken after this many bytes of log, 1 KiB or more. Default 64 MiB. A start replays up to twice as much if
+    /// the newest checkpoint is damaged.
+    pub checkpoint_bytes: u64,
+}
+
+impl JournalSettings {
+    /// The defaults for a replica.
+    pub fn new(replica: u64) -> JournalSettings {
+        JournalSettings {
+            replica,
+            data_bytes: 64 << 20,
+            control_bytes: 16 << 20,
+            entry_target_bytes: 256 << 10,
+            entry_limit_bytes: 1 << 20,
+            entries_in_flight: 4,
+            checkpoint_bytes: 64 << 20,
+        }
+    }
+}
+
+impl JournalSettings {
+    pub(super) fn validate(&self) -> Result<(), StartError> {
+        let within = |field, given: u64, least: u64, most: u64, problem| {
+            if (least..=most).contains(&given) { Ok(()) } else { Err(StartError::Setting { field, given, problem }) }
+        };
+        within("data_bytes", self.data_bytes.into(), 1 << 20, 2 << 30, "it must be 1 MiB to 2 GiB")?;
+        within("control_bytes", self.control_bytes.into(), 1 << 20, 2 << 30, "it must be 1 MiB to 2 GiB")?;
+        within("entry_target_bytes", self.entry_target_bytes as u64, 1, 64 << 20, "it must be 1 byte to 64 MiB")?;
+        within(
+            "entry_limit_bytes",
+            self.entry_limit_bytes as u64,
+            self.entry_target_bytes as u64,
+            64 << 20,
+            "it must be entry_target_bytes to 64 MiB",
+        )?;
+        within("entries_in_flight", self.entries_in_flight as u64, 1, 16, "it must be 1 to 16")?;
+        within("checkpoint_bytes", self.checkpoint_bytes, 1 << 10, u64::MAX, "it must be 1 KiB or more")
+    }
+}

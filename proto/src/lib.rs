@@ -4,6 +4,7 @@
 //! It knows no transport settings, no hub and no clock. Field documentation is in the .proto files; it is the authority
 //! for units, ranges and defaults.
 
+pub mod convert;
 pub mod errors;
 
 /// Package `tidegate.v1`: what clients speak.

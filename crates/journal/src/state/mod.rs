@@ -23,7 +23,7 @@ mod wire;
 #[cfg(test)]
 mod property_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 

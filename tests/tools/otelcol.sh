@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A small OpenTelemetry Collector (OTLP in, JSON file out), built by the project's own builder; prints its path. Does nothing if it is there.
+# A small OpenTelemetry Collector (OTLP in, text out), built by the project's own builder; prints its path. Does nothing if it is there.
 set -euo pipefail
 tools=${TIDEGATE_TOOLS:-$HOME/.cache/tidegate/tools}
 version=v0.160.0
@@ -15,7 +15,7 @@ dist:
 receivers:
   - gomod: go.opentelemetry.io/collector/receiver/otlpreceiver $version
 exporters:
-  - gomod: github.com/open-telemetry/opentelemetry-collector-contrib/exporter/fileexporter $version
+  - gomod: go.opentelemetry.io/collector/exporter/debugexporter $version
 providers:
   - gomod: go.opentelemetry.io/collector/confmap/provider/fileprovider v1.66.0
 EOT

@@ -5,7 +5,7 @@
 //! # async fn example() -> Result<(), tidegate_client::Error> {
 //! use tidegate_client::{Client, Record, Start};
 //!
-//! let client = Client::connect("http://127.0.0.1:7650").await?;
+//! let client = Client::connect("http://127.0.0.1:7171").await?;
 //! let producer = client.producer().build()?;
 //! let delivery = producer.send(Record::new("clicks").key("alice").value("/index.html")).await?;
 //! println!("stored at {}", delivery.wait().await?.offset);

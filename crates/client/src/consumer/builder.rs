@@ -135,6 +135,7 @@ impl ConsumerBuilder {
             ready: VecDeque::new(),
             failed_attempts: 0,
             retry_at: None,
+            out_of_range: false,
         })
     }
 

@@ -95,6 +95,8 @@ pub struct Consumer {
     ready: VecDeque<Consumed>,
     failed_attempts: u32,
     retry_at: Option<tokio::time::Instant>,
+    /// Some position lies outside of its log, and is to be reset before the stream is opened again.
+    out_of_range: bool,
 }
 
 impl Consumer {

@@ -62,6 +62,9 @@ impl Consumer {
             self.retry_at = None;
         }
         if self.subscription.is_none() {
+            if self.out_of_range {
+                self.reset().await?;
+            }
             let request = self.request();
             let mut client = ConsumerServiceClient::new(self.client.new_transport())
                 .max_decoding_message_size(self.client.settings().max_message_bytes);
@@ -99,10 +102,10 @@ impl Consumer {
     fn broken(&mut self, error: Error) -> Result<()> {
         self.subscription = None;
         if let Error::Hub(failure) = &error {
-            if failure.reason == Reason::OffsetOutOfRange && self.reset(failure) {
-                return Ok(());
-            }
-            if failure.is_retryable() {
+            let out_of_range = failure.reason == Reason::OffsetOutOfRange;
+            let resets = out_of_range && self.settings.offset_reset != OffsetReset::Fail;
+            self.out_of_range |= resets;
+            if failure.is_retryable() || resets {
                 self.failed_attempts = self.failed_attempts.saturating_add(1);
                 let delay = self.client.settings().backoff.delay(self.failed_attempts);
                 let delay = delay.max(failure.retry_after.unwrap_or_default());
@@ -114,26 +117,30 @@ impl Consumer {
         Err(error)
     }
 
-    /// Puts positions that lie outside of the log to where the policy says. False if the policy is to fail.
-    fn reset(&mut self, failure: &Failure) -> bool {
+    /// Puts positions that lie outside of the log to where the policy says, and leaves the others.
+    async fn reset(&mut self) -> Result<()> {
         let start = match self.settings.offset_reset {
-            OffsetReset::Fail => return false,
-            OffsetReset::Earliest => Start::Earliest,
             OffsetReset::Latest => Start::Latest,
+            OffsetReset::Earliest | OffsetReset::Fail => Start::Earliest,
         };
-        let topic = failure.metadata.get("topic").map(String::as_str);
-        let partition = failure.metadata.get("partition").and_then(|number| number.parse::<i32>().ok());
-        let mut any = false;
-        for assigned in self.assigned.values_mut() {
-            let named = topic.is_none_or(|topic| *assigned.topic == *topic)
-                && partition.is_none_or(|partition| assigned.partition == partition);
-            // Both must be named, else all would lose their place because of one.
-            if named && (topic.is_some() && partition.is_some()) {
-                any |= assigned.progress.position.take().is_some() || assigned.start != start;
-                assigned.start = start;
+        let keys: Vec<_> = self.assigned.keys().cloned().collect();
+        for (topic, partition) in keys {
+            let least = self.look_up(&topic, partition, Start::Earliest).await?;
+            let greatest = self.look_up(&topic, partition, Start::Latest).await?;
+            let Some(assigned) = self.assigned.get_mut(&(topic, partition)) else { continue };
+            let position = match (assigned.progress.position, assigned.start) {
+                (Some(position), _) | (None, Start::Offset(position)) => position,
+                (None, _) => continue,
+            };
+            if !(least..=greatest).contains(&position) {
+                let to = if start == Start::Latest { greatest } else { least };
+                let place = (&assigned.topic, assigned.partition);
+                tracing::warn!(?place, position, to, "the position is not in the log any more");
+                assigned.progress.position = Some(to);
             }
         }
-        any
+        self.out_of_range = false;
+        Ok(())
     }
 
     fn stream_ended(&mut self) {

@@ -23,9 +23,7 @@ impl Hub {
         match start.and_then(|start| start.position) {
             Some(Position::Offset(offset)) if (log.start..=log.end).contains(&offset) => Ok(offset),
             Some(Position::Offset(offset)) => {
-                Err(Failure::new(Reason::OffsetOutOfRange, format!("{offset} is not in {}..={}", log.start, log.end))
-                    .with("topic", topic)
-                    .with("partition", partition))
+                Err(Failure::new(Reason::OffsetOutOfRange, format!("{offset} is not in {}..={}", log.start, log.end)))
             }
             Some(Position::Named(named)) if named == i32::from(v1::NamedPosition::Earliest) => Ok(log.start),
             _ => Ok(log.end),

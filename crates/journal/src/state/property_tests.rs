@@ -418,6 +418,12 @@ proptest! {
 }
 
 #[test]
+fn seeds_that_once_failed_hold() {
+    // A release in the unit of an append to the same entry.
+    live_history(18_233_767_200_154_411_166);
+}
+
+#[test]
 fn journals_are_chosen_by_load() {
     let mut state = State::new();
     let add = Unit::of(Operation::AddJournals { count: 3, replicas: vec![] });

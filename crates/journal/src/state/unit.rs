@@ -160,7 +160,8 @@ impl State {
                 self.objects.drained.get(manifest).map(|_| ()).ok_or_else(unknown)
             }
             Operation::Release { upto } => {
-                let releasable = self.releasable();
+                // Never its own entry, to which an earlier append of this unit may belong.
+                let releasable = self.releasable().min(self.applied.index.saturating_sub(1));
                 if *upto <= releasable { Ok(()) } else { Err(Refusal::NotReleasable { given: *upto, releasable }) }
             }
             Operation::SetFeatureLevel { level } => {

@@ -374,7 +374,8 @@ fn drain(world: &mut World) {
     let open: Vec<_> = world.state.partitions().map(|(at, partition)| (at, partition.generation())).collect();
     let close = |(at, generation)| Unit::of(Operation::ClosePartition { at, generation });
     let mut units: Vec<Unit> = open.into_iter().map(close).collect();
-    while !units.is_empty() {
+    // Nothing may be open any more and manifests be drained all the same.
+    while !units.is_empty() || world.state.objects().drained().len() > 0 {
         let (payload, _) = EntryPayload::encode(Entry { time: TimestampMs(world.time), units }).unwrap();
         let at = world.next();
         world.state.apply(at, &payload);

@@ -1,4 +1,4 @@
-//! Local checkpoints: the state of a journal in a file, so that a start replays a bounded part of the log (docs/formats/checkpoint.md).
+//! Local checkpoints: the state of a journal in a file, so that a start replays a bounded part of the log (docs/formats/raft.md).
 //!
 //! A file holds a fixed head, the members, the state's own bytes and a CRC32C over all of it; it is written beside and renamed, so it is
 //! whole or not there. The last two are kept, and the newest at or below what may be purged: the log is purged only up to the older
@@ -46,7 +46,6 @@ impl Core {
 pub(super) struct Kept {
     pub(super) id: LogId,
     pub(super) membership: StoredMembership,
-    pub(super) bytes: u64,
 }
 
 impl Kept {
@@ -216,7 +215,7 @@ pub(super) fn encode(journal: JournalId, core: &Core) -> Option<Encoded> {
     out.put_slice(&state);
     let crc = checksum(CrcAlgorithm::Crc32Iscsi, &out) as u32;
     out.put_u32_le(crc);
-    let kept = Kept { id, membership: core.membership.clone(), bytes: out.len() as u64 };
+    let kept = Kept { id, membership: core.membership.clone() };
     Some(Encoded { bytes: out.to_vec(), kept })
 }
 
@@ -256,7 +255,7 @@ pub(super) fn decode(journal: JournalId, bytes: &[u8]) -> Result<(Core, Kept), I
     let state = rest.get(..length).ok_or(Invalid::Short { given: bytes.len(), needed: bytes.len() - rest.len() + length })?;
     let membership = StoredMembership::new(changed, members);
     let core = Core { state: State::decode(state)?, applied: Some(id), membership: membership.clone() };
-    Ok((core, Kept { id, membership, bytes: bytes.len() as u64 }))
+    Ok((core, Kept { id, membership }))
 }
 
 fn get_log_id(rest: &mut &[u8]) -> Option<LogId> {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use openraft::async_runtime::WatchReceiver;
-use openraft::{Config, EmptyNode, Raft, ServerState, SnapshotPolicy};
+use openraft::{Config, EmptyNode, Raft, RaftState, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
 use tidegate_env::{Env, Joined};
 use tidegate_model::{JournalId, Offset, TopicPartition};
@@ -119,9 +119,10 @@ impl Journal {
         if fresh {
             let members = BTreeMap::from([(settings.replica, EmptyNode::new())]);
             raft.initialize(members).await.map_err(|error| failed(error.to_string()))?;
-        } else if raft.voter_ids().any(|voter| voter == settings.replica) {
+        } else if is_voter(&raft, settings.replica).await.map_err(failed)? {
             raft.trigger().elect(false).await.map_err(|error| failed(error.to_string()))?;
         } else {
+            let _ = raft.shutdown().await;
             return Err(StartError::NotAMember { journal: id, replica: settings.replica });
         }
         let (leadership, task) = follow_leadership(&raft, settings.replica, &parts.env);
@@ -141,6 +142,7 @@ impl Journal {
             parts,
         });
         inner.clone().spawn_proposer(time);
+        inner.spawn_watch_of_the_wal();
         inner.clone().spawn_checkpointer();
         Ok(Journal { inner })
     }
@@ -280,7 +282,7 @@ impl Journal {
         self.inner.parts.cache.get(self.inner.id, index).map(|entry| entry.payload)
     }
 
-    pub(super) async fn from_wal(&self, index: u64, range: std::ops::Range<u32>) -> Result<bytes::Bytes, String> {
+    pub(super) async fn read_wal(&self, index: u64, range: std::ops::Range<u32>) -> Result<bytes::Bytes, String> {
         self.inner.parts.wal.read_range(self.inner.id, index, range).await.map_err(|error| error.to_string())
     }
 }
@@ -305,6 +307,21 @@ impl Inner {
         };
         let task = self.parts.env.threads.task("proposer", Box::pin(body));
         self.tasks.lock().proposer = Some(task);
+    }
+
+    /// An idle journal hears of a dead WAL too.
+    fn spawn_watch_of_the_wal(&self) {
+        let (broken, failed) = (self.parts.wal.failed(), self.failed.clone());
+        let body = async move {
+            let reason: Arc<str> = broken.await.to_string().into();
+            failed.send_if_modified(|known| {
+                let first = known.is_none();
+                known.get_or_insert(reason);
+                first
+            });
+        };
+        let task = self.parts.env.threads.task("wal-watch", Box::pin(body));
+        self.tasks.lock().others.push(task);
     }
 
     fn spawn_checkpointer(self: Arc<Self>) {
@@ -365,6 +382,11 @@ impl Inner {
             tracing::warn!(journal = self.id.0, %error, "the log cannot be purged");
         }
     }
+}
+
+async fn is_voter(raft: &Raft<TypeConfig, Machine>, replica: u64) -> Result<bool, String> {
+    let look = move |state: &RaftState<TypeConfig>| state.membership_state.effective().voter_ids().any(|voter| voter == replica);
+    raft.with_raft_state(look).await.map_err(|error| error.to_string())
 }
 
 /// The settings of openraft. Ticks are off: an idle journal costs nothing, a single voter needs no heartbeat to keep its lease, and

@@ -26,3 +26,6 @@ pub use journal::{Journal, JournalParts, Leadership};
 pub use queue::Ticket;
 pub use read::{PREFIX_BYTES, ServedBatch, TailRead};
 pub use settings::JournalSettings;
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::Raft;
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
@@ -61,7 +62,11 @@ struct Proposal {
 impl Proposer {
     /// Runs until the queue is closed and empty, or the journal failed; gives the reason in that case.
     pub(super) async fn run(mut self) -> Result<(), Arc<str>> {
-        let result = self.propose_all().await;
+        let mut result = self.propose_all().await;
+        // Answers just end when Raft dies; why it died stands in its metrics.
+        if let (Err(reason), Err(fatal)) = (&mut result, &self.raft.metrics().borrow_watched().running_state) {
+            *reason = fatal.to_string().into();
+        }
         if let Err(reason) = &result {
             let error = JournalError::Failed { journal: self.journal, reason: reason.clone() };
             for entry in self.in_flight.drain(..) {

@@ -133,7 +133,7 @@ impl Journal {
         let (chunks, trusted) = match self.cached(item.index) {
             Some(RaftPayload::Normal(data)) => (data.0.slice(range), true),
             Some(_) => return Err(damaged("it holds no batches".into())),
-            None => (vec![self.from_wal(item.index, range).await.map_err(&damaged)?], false),
+            None => (vec![self.read_wal(item.index, range).await.map_err(&damaged)?], false),
         };
         let mut base = item.base;
         for chunk in chunks {

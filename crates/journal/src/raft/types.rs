@@ -80,7 +80,7 @@ pub(super) enum CodecError {
 const VOTE_VERSION: u8 = 1;
 const VOTE_BYTES: usize = 18;
 
-/// A vote as bytes (docs/formats/wal.md): version, committed, term and replica id, little endian.
+/// A vote as bytes (docs/formats/raft.md): version, committed, term and replica id, little endian.
 pub(super) fn encode_vote(vote: &Vote) -> Bytes {
     let mut bytes = BytesMut::with_capacity(VOTE_BYTES);
     bytes.put_u8(VOTE_VERSION);

@@ -172,6 +172,7 @@ fn real_events_come_back_from_the_object_store_complete_and_in_order() {
         .with_minio(&minio)
         .set("hub.tier.seal_age_ms", 500)
         .set("hub.tier.interval_ms", 100)
+        .set("hub.tier.keep_local_bytes", 0)
         .set("hub.wal.file_bytes", 1 << 20)
         .set("hub.journal.checkpoint_bytes", 1 << 20);
     let mut hub = Hub::start(folder.path(), &options);

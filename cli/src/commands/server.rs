@@ -2,16 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use serde_json::json;
 use tidegate_broker::settings::ObjectStoreSettings;
 use tidegate_env::Env;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::args::{RunArgs, ServerArgs};
+use crate::exported_metrics;
 use crate::settings::{ServerSettings, load};
 use crate::telemetry;
 
@@ -35,25 +36,24 @@ pub(crate) enum Greeting {
 }
 
 async fn serve(settings: &ServerSettings, ready_file: Option<&Path>, greeting: Greeting) -> Result<ExitCode> {
-    let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let broker = tidegate_broker::serve(settings.broker.clone(), Env::real(), stop.clone()).await?;
-    let addresses = broker.addresses();
+    let broker = tidegate_broker::serve(settings.broker.clone(), Env::real()).await?;
+    let hub = broker.hub().clone();
+    exported_metrics::register(&opentelemetry::global::meter("tidegate"), Arc::new(move || hub.metrics_text()));
     if let Some(path) = ready_file {
-        write_ready_file(path, &json!({
-            "client": addresses.client.to_string(), "operator": addresses.operator.to_string(), "http": addresses.http.to_string(),
-            "processId": std::process::id(),
-        }))?;
+        let addresses = json!({
+            "client": broker.client_addr.to_string(), "operator": broker.operator_addr.to_string(),
+            "http": broker.http_addr.to_string(), "hubId": broker.hub_id.to_string(), "processId": std::process::id(),
+        });
+        write_ready_file(path, &addresses)?;
     }
     if greeting == Greeting::Person {
-        greet(settings, &addresses.client.to_string(), &addresses.http.to_string());
+        greet(settings, &broker.client_addr.to_string(), &broker.http_addr.to_string());
     }
-    let failed = broker.failed();
-    tokio::pin!(failed);
     let failure = tokio::select! {
         _ = tokio::signal::ctrl_c() => { info!("interrupted: stopping"); None }
         _ = terminate.recv() => { info!("told to terminate: stopping"); None }
-        reason = &mut failed => Some(reason),
+        reason = broker.failed() => Some(reason),
     };
     if let Some(path) = ready_file {
         let _ = std::fs::remove_file(path);
@@ -63,8 +63,7 @@ async fn serve(settings: &ServerSettings, ready_file: Option<&Path>, greeting: G
         eprintln!("tidegate: {reason}");
         return Ok(ExitCode::FAILURE);
     }
-    stop.cancel();
-    broker.stopped().await?;
+    broker.shutdown().await;
     Ok(ExitCode::SUCCESS)
 }
 

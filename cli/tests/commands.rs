@@ -1,0 +1,139 @@
+//! The command line as a person or a script uses it, against a hub in its own process.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod support;
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use support::{Hub, HubOptions, consume_all, repository, tool};
+
+fn hub() -> (tempfile::TempDir, Hub) {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Hub::start(folder.path(), &HubOptions::default());
+    (folder, hub)
+}
+
+/// Runs a command that must fail; gives its exit code and what it said.
+fn fail(hub: &Hub, arguments: &[&str]) -> (i32, String) {
+    let output = hub.command(arguments).output().unwrap();
+    assert!(!output.status.success(), "{arguments:?} succeeded: {}", String::from_utf8_lossy(&output.stdout));
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+fn feed(hub: &Hub, arguments: &[&str], input: &[u8]) {
+    let mut child = hub.command(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn applying_the_samples_twice_changes_nothing_the_second_time() {
+    let (_folder, mut hub) = hub();
+    let samples = repository().join("deploy/samples/topics.yaml");
+    let samples = samples.to_str().unwrap();
+    assert_eq!(hub.run(&["apply", "-f", samples]), "topic/sensors created\ntopic/transactions created\ntopic/clicks created\n");
+    let before = hub.json(&["topic", "list"]);
+    assert_eq!(hub.run(&["apply", "-f", samples]), "topic/sensors unchanged\ntopic/transactions unchanged\ntopic/clicks unchanged\n");
+    assert_eq!(hub.json(&["topic", "list"]), before);
+    hub.process.terminate();
+}
+
+#[test]
+fn topics_are_made_changed_deleted_and_brought_back() {
+    let (_folder, hub) = hub();
+    hub.run(&["topic", "create", "t", "--partitions", "2", "--retention", "7d"]);
+    hub.run(&["topic", "alter", "t", "--partitions", "3"]);
+    let (code, error) = fail(&hub, &["topic", "alter", "t", "--partitions", "1"]);
+    assert!(code == 5 && error.contains("partitions"), "{code}: {error}");
+    let (code, error) = fail(&hub, &["topic", "create", "t"]);
+    assert!(code == 5 && error.contains("exists"), "{code}: {error}");
+    let (code, _) = fail(&hub, &["topic", "describe", "other"]);
+    assert_eq!(code, 3);
+    let (code, error) = fail(&hub, &["topic", "create", "a/b"]);
+    assert!(code == 5 && error.contains("name"), "{code}: {error}");
+    feed(&hub, &["produce", "t", "--key-until", ":"], b"a:1\nb:2\n");
+    hub.run(&["topic", "delete", "t"]);
+    assert_eq!(fail(&hub, &["consume", "t"]).0, 3);
+    hub.run(&["topic", "undelete", "t"]);
+    assert_eq!(consume_all(&hub, "t").len(), 2);
+}
+
+#[test]
+fn events_are_consumed_from_and_until_where_asked() {
+    let (_folder, hub) = hub();
+    hub.run(&["topic", "create", "t"]);
+    let lines: Vec<String> = (0..20).map(|number| format!("{{\"time\":{},\"n\":{number}}}", 1_000 + number * 10)).collect();
+    feed(&hub, &["produce", "t", "--format", "jsonl", "--time", "time", "--header", "source=test"], (lines.join("\n") + "\n").as_bytes());
+    let read = |arguments: &[&str]| hub.run(arguments).lines().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(read(&["consume", "t"]), lines);
+    assert_eq!(read(&["consume", "t", "--from", "@5", "--until", "@8"]), lines[5..8]);
+    assert_eq!(read(&["consume", "t", "--from", "1100", "-n", "2"]), lines[10..12]);
+    assert_eq!(read(&["consume", "t", "--until", "1050"]), lines[..5]);
+    assert!(read(&["consume", "t", "--from", "latest"]).is_empty());
+    let event: serde_json::Value = serde_json::from_str(&read(&["consume", "t", "-n", "1", "--format", "json"])[0]).unwrap();
+    assert_eq!(event["headers"][0], serde_json::json!({"key": "source", "value": "test"}));
+    let (code, error) = fail(&hub, &["consume", "t", "--from", "@99"]);
+    assert!(code == 5 && error.contains("99"), "{code}: {error}");
+}
+
+#[test]
+fn a_group_goes_on_where_it_committed() {
+    let (_folder, hub) = hub();
+    hub.run(&["topic", "create", "t"]);
+    feed(&hub, &["produce", "t"], b"a\nb\nc\n");
+    assert_eq!(hub.run(&["consume", "t", "--group", "g", "-n", "2"]), "a\nb\n");
+    assert_eq!(hub.run(&["consume", "t", "--group", "g"]), "c\n");
+    let offsets = hub.json(&["offsets", "t", "--group", "g"]);
+    assert_eq!((offsets[0]["committed"].as_i64(), offsets[0]["lag"].as_i64()), (Some(3), Some(0)));
+}
+
+#[test]
+fn what_a_person_gets_wrong_is_said_with_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        let output = command.args(arguments).env("TIDEGATE_ADDRESS", "http://127.0.0.1:1").current_dir(folder.path()).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, error) = run(&["topic", "list"]);
+    assert!(code == 4 && error.contains("tidegate dev"), "{code}: {error}");
+    let (code, error) = run(&["config", "--set", "hub.journal_count=3"]);
+    assert!(code == 1 && error.contains("did you mean"), "{code}: {error}");
+    let (code, error) = run(&["dev", "--set", "hub.journals=1000"]);
+    assert!(code == 1 && error.contains("hub.journals"), "{code}: {error}");
+    std::fs::write(folder.path().join("bad.yaml"), "apiVersion: tidegate.dev/v1alpha1\nkind: Topic\nmetadata: {name: a}\nspec: {partition: 3}\n").unwrap();
+    let (code, error) = run(&["apply", "-f", "bad.yaml"]);
+    assert!(code == 1 && error.contains("did you mean `partitions`"), "{code}: {error}");
+    assert_eq!(run(&["consume"]).0, 2);
+}
+
+#[test]
+fn a_second_process_on_the_same_data_is_refused() {
+    let (folder, _hub) = hub();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.arg("dev").arg("--data-dir").arg(folder.path().join("data"));
+    for listener in ["client", "operator", "http"] {
+        command.args(["--set", &format!("listeners.{listener}=127.0.0.1:0")]);
+    }
+    let output = command.output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.contains("another process"), "{error}");
+}
+
+#[test]
+fn grpcurl_finds_the_services_by_reflection_and_the_probes_answer() {
+    let (_folder, hub) = hub();
+    let output = support::succeed(Command::new(tool("grpcurl")).args(["-plaintext", &hub.client, "list"]));
+    let services = String::from_utf8(output.stdout).unwrap();
+    for service in ["tidegate.v1.ProducerService", "tidegate.v1.ConsumerService", "grpc.health.v1.Health"] {
+        assert!(services.contains(service), "{services}");
+    }
+    assert!(!services.contains("tidegate.operator"), "the operator's service is on a port of its own: {services}");
+    let operator = support::succeed(Command::new(tool("grpcurl")).args(["-plaintext", &hub.operator, "list"]));
+    assert!(String::from_utf8(operator.stdout).unwrap().contains("tidegate.operator.v1"));
+    for (path, expected) in [("livez", "ok"), ("readyz", "ok"), ("metrics", "tidegate_")] {
+        let answer = support::http_get(&hub.http, path);
+        assert!(answer.contains(expected), "{path}: {answer}");
+    }
+}

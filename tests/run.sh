@@ -1,8 +1,19 @@
 #!/usr/bin/env bash
-# All tests: installs what they need, builds, runs unit, property, simulation and end-to-end tests. About ten minutes on two cores the first time.
+# All tests: installs what they need, builds, runs unit, property, simulation and end-to-end tests against real Kafka tools, MinIO, versitygw,
+# grpcurl, Python and an OpenTelemetry Collector. The first run on two cores takes about twenty minutes, later ones a few.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source deploy/setup.sh tests
 export CARGO_TARGET_DIR=${TIDEGATE_TARGET_DIR:-$HOME/.cache/tidegate/target}
-cargo build --workspace --all-targets --profile "${TIDEGATE_PROFILE:-dev}"
-cargo test --workspace --profile "${TIDEGATE_PROFILE:-dev}"
+profile=${TIDEGATE_PROFILE:-dev}
+
+say "building"
+cargo build --workspace --all-targets --profile "$profile"
+say "linting the gRPC interface"
+(cd proto && "$TIDEGATE_TOOLS/bin/buf" lint)
+say "reading our record batches by Kafka's own tool"
+bash tests/kafka/dump-log.sh
+say "running the tests"
+cargo test --workspace --profile "$profile"
+say "running simulations: the same seed twice, then a slice of seeds"
+cargo run --quiet --package tidegate-sim --profile "$profile" -- --seeds 200 --seconds 60

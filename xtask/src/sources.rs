@@ -35,7 +35,9 @@ pub(crate) fn check(root: &Path, files: &[PathBuf]) -> Result<Vec<Finding>> {
 
 fn check_file(path: &Path, text: &str, findings: &mut Vec<Finding>) -> Result<()> {
     let name = path.display().to_string();
-    if !text.starts_with("//!") {
+    // Attributes of the whole file may stand first.
+    let opening = text.lines().find(|line| !line.is_empty() && !line.starts_with("#![")).unwrap_or_default();
+    if !opening.starts_with("//!") {
         findings.push(Finding::new(&name, "begin the file with `//!`: what it owns and what it does not know"));
     }
     for (number, line) in text.lines().enumerate() {

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hub::{Faults, Hub};
-use tidegate_client::{Client, ClientSettings, Error, Reason, Record, TracePropagator};
+use tidegate_client::{Client, ClientSettings, Compression, Error, Reason, Record, TracePropagator};
+use tidegate_model::TimestampMs;
+use tidegate_model::batch::{BatchBuilder, RecordBatch};
 
 /// Sends `count` numbered records to each partition, and checks that each is stored once and in order, as its delivery says.
 async fn everything_once_in_order(seed: u64, faults: Faults, partitions: i32, count: usize) -> Hub {
@@ -53,7 +55,7 @@ async fn refused_batches_are_sent_again_in_order() {
 #[tokio::test]
 async fn cut_streams_lose_and_repeat_nothing() {
     for seed in 10..16 {
-        let faults = Faults { cut_before: 20, cut_after: 40, ..Faults::default() };
+        let faults = Faults { refuse: 30, cut_before: 20, cut_after: 40, ..Faults::default() };
         let hub = everything_once_in_order(seed, faults, 2, 600).await;
         assert!(hub.state.lock().streams > 1, "the fault was there");
     }
@@ -165,10 +167,58 @@ async fn mistakes_are_told_at_once_and_name_the_field() {
     assert!(partition.to_string().contains("0 to 1"), "{partition}");
     let large = producer.send(Record::new("t").value(vec![0_u8; 70 << 10])).await.unwrap_err();
     assert!(matches!(large, Error::Record { field: "value", .. }), "{large}");
+    let batch = batch_of(&[0_u8; 70 << 10]);
+    let large = producer.send_batch("t", 0, batch).await.unwrap_err();
+    assert!(matches!(large, Error::Record { field: "batch", .. }), "{large}");
     assert_eq!(producer.buffered_bytes(), 0);
     producer.close().await.unwrap();
     let closed = producer.send(Record::new("t").value("x")).await.unwrap_err();
     assert!(matches!(closed, Error::Closed { .. }), "{closed}");
+}
+
+fn batch_of(value: &[u8]) -> RecordBatch {
+    let mut builder = BatchBuilder::new(Compression::None);
+    builder.push(TimestampMs(1), None, Some(value), &[]);
+    builder.build().unwrap()
+}
+
+#[tokio::test]
+async fn the_largest_record_makes_a_batch_that_the_topic_takes() {
+    // The hub of this test takes 64 KiB.
+    for compression in [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
+        let hub = Hub::start(11, &[("t", 1)], Faults::default()).await;
+        let producer = hub.client().await.producer().compression(compression).build().unwrap();
+        let mut noise = 1_u64;
+        let value: Vec<u8> = (0..(64 << 10) - 256 - 64)
+            .map(|_| {
+                noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                b'!' + (noise >> 33) as u8 % 90
+            })
+            .collect();
+        producer.send_and_wait(Record::new("t").value(value.clone())).await.unwrap();
+        assert_eq!(hub.values("t", 0)[0].as_bytes(), value);
+        let largest = hub.state.lock().logs.values().map(|log| log.batches[0].1.len()).max().unwrap();
+        assert!(largest <= 64 << 10, "{compression:?}: {largest}");
+        let error = producer.send(Record::new("t").value([value, vec![0]].concat())).await.unwrap_err();
+        assert!(matches!(error, Error::Record { field: "value", .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_built_elsewhere_keeps_its_place_among_records() {
+    let hub = Hub::start(12, &[("t", 1)], Faults { cut_after: 100, ..Faults::default() }).await;
+    let producer = hub.client().await.producer().build().unwrap();
+    for number in 0..60 {
+        let value = number.to_string();
+        let _ = if number % 2 == 0 {
+            producer.send(Record::new("t").value(value)).await.unwrap()
+        } else {
+            producer.send_batch("t", 0, batch_of(value.as_bytes())).await.unwrap()
+        };
+    }
+    producer.flush().await.unwrap();
+    let expected: Vec<String> = (0..60).map(|number| number.to_string()).collect();
+    assert_eq!(hub.values("t", 0), expected);
 }
 
 #[tokio::test]

@@ -18,6 +18,9 @@ use super::record::Record;
 use super::{Settings, Undecided};
 use crate::{Error, Result};
 
+/// What a batch may take beyond the charges of its records: its header, and a codec's frame around bytes that do not compress.
+const BATCH_OVERHEAD_BYTES: usize = 256;
+
 /// Number of a (topic, partition) within one producer.
 pub(super) type LaneId = usize;
 
@@ -34,7 +37,8 @@ struct Topic {
     name: Arc<str>,
     /// By partition number.
     lanes: Vec<LaneId>,
-    max_batch_bytes: usize,
+    /// Bytes that a batch may have as the hub takes it.
+    max_message_bytes: usize,
     /// Where records without key and partition go until that batch is full.
     sticky: i32,
 }
@@ -107,10 +111,10 @@ impl Accumulator {
         let topic = self.topics.entry(name.clone()).or_insert_with(|| Topic {
             name: name.clone(),
             lanes: Vec::new(),
-            max_batch_bytes: 0,
+            max_message_bytes: 0,
             sticky: 0,
         });
-        topic.max_batch_bytes = match usize::try_from(metadata.max_message_bytes) {
+        topic.max_message_bytes = match usize::try_from(metadata.max_message_bytes) {
             Ok(0) | Err(_) => 1 << 20,
             Ok(bytes) => bytes,
         };
@@ -128,17 +132,17 @@ impl Accumulator {
         let Some(topic) = self.topics.get_mut(&*record.topic) else {
             return Ok(Pushed::UnknownTopic(record));
         };
-        if charge > topic.max_batch_bytes {
-            let limit = topic.max_batch_bytes;
+        let most = topic.max_message_bytes.saturating_sub(BATCH_OVERHEAD_BYTES);
+        if charge > most {
             let message = format!(
-                "key, value and headers of {charge} bytes do not fit into the largest batch of topic `{}` ({limit} bytes); \
-                 raise its max_message_bytes or split the record",
+                "key, value and headers take {charge} bytes, and topic `{}` takes {most}; raise its max_message_bytes or \
+                 split the record",
                 topic.name
             );
             return Err(Error::Record { field: "value", message });
         }
         let partition = choose(topic, &record)?;
-        let limit = self.batch_bytes.min(topic.max_batch_bytes);
+        let limit = self.batch_bytes.min(most);
         let lane = topic.lanes[partition as usize];
         let sticky = record.partition.is_none() && record.key.is_none();
 
@@ -173,6 +177,12 @@ impl Accumulator {
     pub(super) fn push_batch(&mut self, topic: &str, partition: i32, batch: RecordBatch, now: Instant) -> Result<Delivery> {
         self.check_open()?;
         let known = self.topics.get(topic);
+        let limit = known.map_or(usize::MAX, |topic| topic.max_message_bytes);
+        let bytes = batch.bytes().len();
+        if bytes > limit {
+            let message = format!("{bytes} bytes, and topic `{topic}` takes {limit}; raise its max_message_bytes or split it");
+            return Err(Error::Record { field: "batch", message });
+        }
         let lanes = known.map(|topic| topic.lanes.as_slice()).unwrap_or_default();
         let lane = *usize::try_from(partition)
             .ok()

@@ -26,6 +26,9 @@ pub use recovery::Recovered;
 pub use settings::{SettingError, Settings};
 pub use wal::{Class, EntryRef, Pressure, Status, Wal};
 
+#[cfg(test)]
+mod tests;
+
 use bytes::Bytes;
 use tidegate_model::JournalId;
 

@@ -54,6 +54,10 @@ impl Settings {
         usize::try_from(half).unwrap_or(usize::MAX).min(u32::MAX as usize / 2)
     }
 
+    pub(crate) fn soft_bytes(&self) -> u64 {
+        self.budget_bytes / 100 * u64::from(self.soft_percent)
+    }
+
     /// Checks every setting.
     ///
     /// # Errors

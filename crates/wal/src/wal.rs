@@ -6,10 +6,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use tidegate_env::Env;
+use parking_lot::Mutex;
+use tidegate_env::{Env, Joined};
 use tidegate_model::JournalId;
 
-use crate::{Done, Failed, Full, OpenError, Position, ReadError, Recovered, Settings, Write};
+use crate::allocator::{self, Allocator};
+use crate::format::{FRAME_HEADER_BYTES, MAX_VOTE_BYTES, frame_bytes};
+use crate::recovery::{self, Opened};
+use crate::shared::{Batch, OpenFile, Shared, Slot, State};
+use crate::writer::Writer;
+use crate::{Done, Failed, Full, OpenError, Position, ReadError, Recovered, Settings, Shortage, Write};
+
+/// When a refused append may be tried again.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// Whose bytes they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +52,7 @@ pub enum Pressure {
 /// What the log says of itself.
 #[derive(Clone, Debug)]
 pub struct Status {
-    /// Bytes in use, those of pending writes included.
+    /// Bytes in use: sealed files in full, and what is written or pending in the current one.
     pub used_bytes: u64,
     /// Bytes that may be used.
     pub budget_bytes: u64,
@@ -61,41 +70,318 @@ pub struct Status {
     pub written_bytes: u64,
 }
 
-/// A handle to the log. Cheap to clone; the log ends when all are dropped or by [`Wal::close`].
+/// A handle to the log. Cheap to clone; the log ends when all are dropped, or by [`Wal::close`].
 #[derive(Clone)]
-pub struct Wal {}
+pub struct Wal {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+    env: Env,
+    threads: Mutex<Vec<Box<dyn Joined>>>,
+}
+
+impl std::fmt::Debug for Wal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Wal({})", self.handle.shared.settings.directory.display())
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.state.lock().closing = true;
+        self.shared.writer.notify_one();
+        self.shared.allocator.notify_one();
+    }
+}
+
 impl Wal {
-    pub async fn open(_settings: Settings, _env: &Env) -> Result<(Wal, Recovered), OpenError> {
-        todo!()
+    /// Opens or makes a log. On return all that was recovered is durable, and the log takes submissions.
+    ///
+    /// # Errors
+    /// Each says which file, at which offset, and what to do; nothing is changed by a refusal.
+    pub async fn open(settings: Settings, env: &Env) -> Result<(Wal, Recovered), OpenError> {
+        settings.validate()?;
+        let for_disk = env.clone();
+        let Opened { shared, states, current, log, last, durable, recovered } =
+            env.run_blocking(move || recovery::open(settings, &for_disk)).await?;
+        let shared = Arc::new(shared);
+        let mut writer = Writer::new(Arc::clone(&shared), env.clone(), states, current);
+        (writer.sequence, writer.durable, writer.marked) = (last, last, durable);
+        let allocator = Allocator { shared: Arc::clone(&shared), env: env.clone(), log };
+        let threads = vec![
+            env.threads.spawn("wal-write", Box::pin(writer.run())),
+            env.threads.spawn("wal-allocate", Box::pin(allocator.run())),
+        ];
+        let handle = Handle { shared, env: env.clone(), threads: Mutex::new(threads) };
+        Ok((Wal { handle: Arc::new(handle) }, recovered))
     }
-    pub fn submit(&self, _writes: Vec<Write>, _done: Option<Done>) {
-        todo!()
+
+    /// Submits writes, in order; `done` is called once all of them are durable. Returns at once. Entries can be found by [`Wal::entry`]
+    /// from now on, and read once `done` was called.
+    ///
+    /// Does not refuse for want of room: ask [`Wal::admit`] first. After a failure `done` is called with it, on this thread.
+    ///
+    /// # Panics
+    /// If an entry does not follow its journal's last one, is longer than [`Settings::max_payload_bytes`], a vote is longer than 4,096
+    /// bytes, or a truncation goes below the purge point: errors of the caller, found before anything is changed.
+    pub fn submit(&self, writes: Vec<Write>, done: Option<Done>) {
+        let shared = &self.handle.shared;
+        let mut state = shared.state.lock();
+        let failed = state.failed.clone();
+        if let Some(failed) = failed {
+            drop(state);
+            if let Some(done) = done {
+                done(Err(failed));
+            }
+            return;
+        }
+        check(&state, &writes, shared.settings.max_payload_bytes());
+        let mut batch = Batch { writes, moved: false, releases: Vec::new(), bytes: 0 };
+        batch.bytes = batch.writes.iter().map(pending_bytes).sum();
+        take_in(&mut state, &batch.writes, &mut batch.releases);
+        if done.is_none() && batch.writes.iter().all(|write| matches!(write, Write::Committed { .. })) {
+            return;
+        }
+        batch.writes.retain(|write| !matches!(write, Write::Committed { .. }));
+        state.queued_bytes += batch.bytes;
+        state.queue.push_back((batch, done));
+        drop(state);
+        shared.writer.notify_one();
     }
-    pub fn admit(&self, _bytes: u64, _class: Class) -> Result<(), Full> {
-        todo!()
+
+    /// Whether so many more bytes of payload may be submitted now. Nothing is reserved: it is a check.
+    ///
+    /// # Errors
+    /// Says what is short and when to try again.
+    pub fn admit(&self, bytes: u64, class: Class) -> Result<(), Full> {
+        let shared = &self.handle.shared;
+        let settings = &shared.settings;
+        let reserve = match class {
+            Class::Data => settings.control_reserve_bytes,
+            Class::Control => 0,
+        };
+        let state = shared.state.lock();
+        let used = state.used_bytes();
+        let full = |why| Full { retry_after: RETRY_AFTER, used, budget: settings.budget_bytes, why };
+        if used + bytes + reserve > settings.budget_bytes {
+            return Err(full(Shortage::Budget));
+        }
+        // With a small file the reserve may be more than what is ever made ready: half a file must do then.
+        if state.disk_full && state.room_bytes() < bytes + reserve.min(settings.file_bytes / 2) {
+            return Err(full(Shortage::Disk));
+        }
+        Ok(())
     }
-    pub fn entry(&self, _journal: JournalId, _index: u64) -> Option<EntryRef> {
-        todo!()
+
+    /// Where an entry stands, and its length; `None` if it is not in the log.
+    pub fn entry(&self, journal: JournalId, index: u64) -> Option<EntryRef> {
+        let state = self.handle.shared.state.lock();
+        let slot = state.journals.get(&journal)?.slot(index)?;
+        Some(EntryRef { at: Position { term: slot.term, leader: slot.leader, index }, len: slot.length })
     }
-    pub fn first_index(&self, _journal: JournalId) -> u64 {
-        todo!()
+
+    /// The first index that is (or would be) in the log: one above the purge point.
+    pub fn first_index(&self, journal: JournalId) -> u64 {
+        self.handle.shared.state.lock().journals.get(&journal).map_or(1, |log| log.first)
     }
-    pub fn last(&self, _journal: JournalId) -> Option<Position> {
-        todo!()
+
+    /// The last entry, else the purge point, else `None`.
+    pub fn last(&self, journal: JournalId) -> Option<Position> {
+        self.handle.shared.state.lock().journals.get(&journal)?.last()
     }
-    pub async fn read(&self, _journal: JournalId, _index: u64) -> Result<Bytes, ReadError> {
-        todo!()
+
+    /// Reads an entry's payload; its checksum is verified.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn read(&self, journal: JournalId, index: u64) -> Result<Bytes, ReadError> {
+        loop {
+            let (open, slot) = self.find(journal, index)?;
+            let file = Arc::clone(&open);
+            let read = self.handle.env.run_blocking(move || allocator::read_payload(&file, &slot)).await;
+            match read {
+                Ok(payload) => return Ok(payload),
+                Err(source) => self.explain(journal, index, &open, slot, source)?,
+            }
+        }
     }
-    pub async fn read_range(&self, _journal: JournalId, _index: u64, _range: Range<u32>) -> Result<Bytes, ReadError> {
-        todo!()
+
+    /// Reads a part of an entry's payload. No checksum is verified: the caller checks that of the batch.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn read_range(&self, journal: JournalId, index: u64, range: Range<u32>) -> Result<Bytes, ReadError> {
+        loop {
+            let (open, slot) = self.find(journal, index)?;
+            let Range { start, end } = range;
+            if start > end || end > slot.length {
+                return Err(ReadError::Range { journal, index, len: slot.length, start, end });
+            }
+            let file = Arc::clone(&open);
+            let read = move || {
+                let mut bytes = vec![0; (end - start) as usize];
+                let offset = u64::from(slot.offset) + FRAME_HEADER_BYTES as u64 + u64::from(start);
+                file.file.read_exact_at(&mut bytes, offset).map(|()| Bytes::from(bytes))
+            };
+            let bytes = self.handle.env.run_blocking(read).await;
+            // A file that was used again meanwhile gives other bytes without an error.
+            let still = self.find(journal, index).is_ok_and(|(_, now)| now == slot);
+            match bytes {
+                Ok(bytes) if still => return Ok(bytes),
+                Ok(_) => {}
+                Err(source) => self.explain(journal, index, &open, slot, source)?,
+            }
+        }
     }
+
+    fn find(&self, journal: JournalId, index: u64) -> Result<(Arc<OpenFile>, Slot), ReadError> {
+        let state = self.handle.shared.state.lock();
+        let slot = state.journals.get(&journal).and_then(|log| log.slot(index));
+        let slot = *slot.ok_or(ReadError::Missing { journal, index })?;
+        let file = state.files.get(&slot.generation).ok_or(ReadError::NotWritten { journal, index })?;
+        Ok((Arc::clone(&file.open), slot))
+    }
+
+    /// `Ok` if the entry was moved meanwhile: read it again.
+    fn explain(
+        &self,
+        journal: JournalId,
+        index: u64,
+        open: &OpenFile,
+        slot: Slot,
+        source: std::io::Error,
+    ) -> Result<(), ReadError> {
+        if self.find(journal, index)?.1 != slot {
+            return Ok(());
+        }
+        let path = open.path.clone();
+        match source.kind() {
+            std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof => {
+                Err(ReadError::Corrupt { journal, index, path, offset: u64::from(slot.offset) })
+            }
+            _ => Err(ReadError::Io { journal, index, path, source }),
+        }
+    }
+
+    /// What the log says of itself.
     pub fn status(&self) -> Status {
-        todo!()
+        let settings = &self.handle.shared.settings;
+        let hard = settings.budget_bytes - settings.control_reserve_bytes;
+        let state = self.handle.shared.state.lock();
+        let used_bytes = state.used_bytes();
+        let pressure = match used_bytes {
+            used if used >= hard => Pressure::Hard,
+            used if used >= settings.soft_bytes() => Pressure::Soft,
+            _ => Pressure::Normal,
+        };
+        Status {
+            used_bytes,
+            budget_bytes: settings.budget_bytes,
+            files: state.files.len(),
+            pressure,
+            disk_full: state.disk_full,
+            last_sync: state.last_sync,
+            syncs: state.syncs,
+            written_bytes: state.written_bytes,
+        }
     }
+
+    /// Resolves when a write or sync has failed: the process must end. Never resolves otherwise.
     pub fn failed(&self) -> BoxFuture<'static, Arc<Failed>> {
-        todo!()
+        let mut failure = self.handle.shared.failure.subscribe();
+        Box::pin(async move {
+            let failed = match failure.wait_for(Option::is_some).await {
+                Ok(failed) => failed.clone(),
+                Err(_closed) => None,
+            };
+            match failed {
+                Some(failed) => failed,
+                None => std::future::pending().await,
+            }
+        })
     }
+
+    /// Writes what is pending, marks it durable and ends both threads. Other handles must not submit any more: what they do is lost.
     pub async fn close(self) {
-        todo!()
+        let shared = &self.handle.shared;
+        shared.state.lock().closing = true;
+        shared.writer.notify_one();
+        shared.allocator.notify_one();
+        let threads = std::mem::take(&mut *self.handle.threads.lock());
+        for thread in threads {
+            thread.join().await;
+        }
+    }
+}
+
+fn pending_bytes(write: &Write) -> u64 {
+    let payload = match write {
+        Write::Entry { payload, .. } => payload.bytes(),
+        Write::Vote { bytes, .. } => bytes.len(),
+        Write::TruncateAfter { .. } | Write::Purge { .. } | Write::Committed { .. } => 0,
+    };
+    frame_bytes(payload) as u64
+}
+
+/// Finds a caller's errors before anything is changed.
+fn check(state: &State, writes: &[Write], max_payload_bytes: usize) {
+    // Nearly always one journal: remember where it stands after the writes so far.
+    let mut ends: Vec<(JournalId, u64, u64)> = Vec::new();
+    for write in writes {
+        let journal = match write {
+            Write::Entry { journal, .. } | Write::TruncateAfter { journal, .. } | Write::Purge { journal, .. } => *journal,
+            Write::Vote { bytes, .. } => {
+                assert!(bytes.len() <= MAX_VOTE_BYTES, "a vote of {} bytes exceeds {MAX_VOTE_BYTES}", bytes.len());
+                continue;
+            }
+            Write::Committed { .. } => continue,
+        };
+        let place = ends.iter().position(|(known, ..)| *known == journal).unwrap_or_else(|| {
+            ends.push(state.journals.get(&journal).map_or((journal, 1, 1), |log| (journal, log.first, log.end())));
+            ends.len() - 1
+        });
+        let (_, first, end) = &mut ends[place];
+        match write {
+            Write::Entry { at, payload, .. } => {
+                assert_eq!(at.index, *end, "an entry of journal {journal} does not follow the last one");
+                let bytes = payload.bytes();
+                assert!(bytes <= max_payload_bytes, "an entry of {bytes} bytes exceeds {max_payload_bytes}");
+                *end += 1;
+            }
+            Write::TruncateAfter { index, .. } => {
+                assert!(*index + 1 >= *first, "a truncation of journal {journal} goes below its purge point");
+                *end = (*end).min(index + 1);
+            }
+            Write::Purge { at, .. } => {
+                *first = (*first).max(at.index + 1);
+                *end = (*end).max(*first);
+            }
+            Write::Vote { .. } | Write::Committed { .. } => {}
+        }
+    }
+}
+
+/// Makes the writes visible to readers of the index.
+fn take_in(state: &mut State, writes: &[Write], releases: &mut Vec<crate::shared::Release>) {
+    for write in writes {
+        match write {
+            Write::Entry { journal, at, payload } => {
+                let length = u32::try_from(payload.bytes()).expect("checked against the longest payload");
+                let slot = Slot { term: at.term, leader: at.leader, length, ..Slot::default() };
+                state.journals.entry(*journal).or_default().slots.push_back(slot);
+            }
+            Write::TruncateAfter { journal, index } => {
+                state.journals.entry(*journal).or_default().truncate_after(*index, releases);
+            }
+            Write::Purge { journal, at } => state.journals.entry(*journal).or_default().purge(*at, releases),
+            Write::Committed { journal, at } => {
+                if state.journals.entry(*journal).or_default().committed.replace(*at).is_none() {
+                    state.noted.push(*journal);
+                }
+            }
+            Write::Vote { .. } => {}
+        }
     }
 }

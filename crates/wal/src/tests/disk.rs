@@ -1,0 +1,243 @@
+//! A disk in memory whose unsynced writes a crash keeps, drops or tears by sectors, with injected errors.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tidegate_env::{Disk, Entry, File, LockGuard, OpenMode};
+
+use super::Lcg;
+
+const SECTOR: usize = 512;
+
+#[derive(Default)]
+struct Content {
+    /// As the page cache shows it.
+    now: Vec<u8>,
+    /// As the platter has it.
+    durable: Vec<u8>,
+}
+
+/// What is to go wrong.
+#[derive(Default)]
+pub(super) struct Faults {
+    pub(super) fail_writes: bool,
+    pub(super) fail_syncs: bool,
+    pub(super) no_room: bool,
+    /// The process has died: nothing works any more.
+    pub(super) dead: bool,
+}
+
+#[derive(Default)]
+struct Disks {
+    names: BTreeMap<PathBuf, Arc<Mutex<Content>>>,
+    durable_names: BTreeMap<PathBuf, Arc<Mutex<Content>>>,
+    locked: bool,
+}
+
+#[derive(Clone, Default)]
+pub(super) struct MemoryDisk {
+    disks: Arc<Mutex<Disks>>,
+    pub(super) faults: Arc<Mutex<Faults>>,
+}
+
+struct MemoryFile {
+    content: Arc<Mutex<Content>>,
+    faults: Arc<Mutex<Faults>>,
+}
+
+struct Unlock(Arc<Mutex<Disks>>);
+impl LockGuard for Unlock {}
+impl Drop for Unlock {
+    fn drop(&mut self) {
+        self.0.lock().locked = false;
+    }
+}
+
+fn eio() -> io::Error {
+    io::Error::other("injected EIO")
+}
+
+impl MemoryDisk {
+    /// The disk after a power cut: of each unsynced sector the old or the new content, of unsynced names either. Handles of before are dead.
+    pub(super) fn crashed(&self, random: &mut Lcg) -> MemoryDisk {
+        self.faults.lock().dead = true;
+        let disks = self.disks.lock();
+        let keep_all = random.below(3) == 0;
+        let mut after = Disks::default();
+        let new_names = keep_all || random.below(2) == 0;
+        let names = if new_names { &disks.names } else { &disks.durable_names };
+        for (path, content) in names {
+            let content = content.lock();
+            let mut kept = content.durable.clone();
+            if kept.len() < content.now.len() {
+                kept.resize(content.now.len(), 0);
+            }
+            kept.truncate(content.now.len());
+            for at in (0..kept.len()).step_by(SECTOR) {
+                let end = (at + SECTOR).min(kept.len());
+                if kept[at..end] != content.now[at..end] && (keep_all || random.below(2) == 0) {
+                    kept[at..end].copy_from_slice(&content.now[at..end]);
+                }
+            }
+            let content = Arc::new(Mutex::new(Content { now: kept.clone(), durable: kept }));
+            after.names.insert(path.clone(), Arc::clone(&content));
+            after.durable_names.insert(path.clone(), content);
+        }
+        MemoryDisk { disks: Arc::new(Mutex::new(after)), faults: Arc::default() }
+    }
+
+    /// All files, as the page cache shows them.
+    pub(super) fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        self.disks.lock().names.iter().map(|(path, content)| (path.clone(), content.lock().now.clone())).collect()
+    }
+
+    /// A disk with these files, all durable.
+    pub(super) fn of(files: &BTreeMap<PathBuf, Vec<u8>>) -> MemoryDisk {
+        let mut disks = Disks::default();
+        for (path, bytes) in files {
+            let content = Arc::new(Mutex::new(Content { now: bytes.clone(), durable: bytes.clone() }));
+            disks.names.insert(path.clone(), Arc::clone(&content));
+            disks.durable_names.insert(path.clone(), content);
+        }
+        MemoryDisk { disks: Arc::new(Mutex::new(disks)), faults: Arc::default() }
+    }
+
+    fn alive(&self) -> io::Result<()> {
+        if self.faults.lock().dead { Err(eio()) } else { Ok(()) }
+    }
+}
+
+impl Disk for MemoryDisk {
+    fn create_dir_all(&self, _: &Path) -> io::Result<()> {
+        self.alive()
+    }
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        self.alive()?;
+        let mut disks = self.disks.lock();
+        let there = disks.names.get(path).cloned();
+        let content = match (there, mode) {
+            (Some(_), OpenMode::CreateNew) => return Err(io::ErrorKind::AlreadyExists.into()),
+            (None, OpenMode::Read | OpenMode::ReadWrite) => return Err(io::ErrorKind::NotFound.into()),
+            (Some(content), _) => content,
+            (None, _) => Arc::clone(disks.names.entry(path.to_owned()).or_default()),
+        };
+        Ok(Arc::new(MemoryFile { content, faults: Arc::clone(&self.faults) }))
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.alive()?;
+        let mut disks = self.disks.lock();
+        let content = disks.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        disks.names.insert(to.to_owned(), content);
+        Ok(())
+    }
+    fn hard_link(&self, _: &Path, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.alive()?;
+        self.disks.lock().names.remove(path).map(drop).ok_or(io::ErrorKind::NotFound.into())
+    }
+    fn remove_dir_all(&self, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        self.alive()?;
+        let disks = self.disks.lock();
+        let here = disks.names.iter().filter(|(name, _)| name.parent() == Some(path));
+        Ok(here
+            .map(|(name, content)| Entry {
+                name: name.file_name().unwrap().to_string_lossy().into_owned(),
+                bytes: content.lock().now.len() as u64,
+                is_dir: false,
+            })
+            .collect())
+    }
+    fn sync_dir(&self, _: &Path) -> io::Result<()> {
+        self.alive()?;
+        let mut disks = self.disks.lock();
+        disks.durable_names = disks.names.clone();
+        Ok(())
+    }
+    fn metadata(&self, path: &Path) -> io::Result<Option<Entry>> {
+        self.alive()?;
+        let disks = self.disks.lock();
+        Ok(disks.names.get(path).map(|content| Entry {
+            name: path.file_name().unwrap().to_string_lossy().into_owned(),
+            bytes: content.lock().now.len() as u64,
+            is_dir: false,
+        }))
+    }
+    fn lock(&self, _: &Path) -> io::Result<Box<dyn LockGuard>> {
+        self.alive()?;
+        if std::mem::replace(&mut self.disks.lock().locked, true) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(Box::new(Unlock(Arc::clone(&self.disks))))
+    }
+    fn free_bytes(&self, _: &Path) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+}
+
+impl File for MemoryFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let content = self.content.lock();
+        let from = (offset as usize).min(content.now.len());
+        let read = buffer.len().min(content.now.len() - from);
+        buffer[..read].copy_from_slice(&content.now[from..from + read]);
+        Ok(read)
+    }
+    fn write_vectored_at(&self, chunks: &[Bytes], offset: u64) -> io::Result<()> {
+        let faults = self.faults.lock();
+        if faults.dead || faults.fail_writes {
+            return Err(eio());
+        }
+        let mut content = self.content.lock();
+        let mut at = offset as usize;
+        for chunk in chunks {
+            if content.now.len() < at + chunk.len() {
+                content.now.resize(at + chunk.len(), 0);
+            }
+            content.now[at..at + chunk.len()].copy_from_slice(chunk);
+            at += chunk.len();
+        }
+        Ok(())
+    }
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        let faults = self.faults.lock();
+        if faults.dead {
+            return Err(eio());
+        }
+        if faults.no_room {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.content.lock().now.resize(bytes as usize, 0);
+        Ok(())
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.sync_all()
+    }
+    fn sync_all(&self) -> io::Result<()> {
+        let faults = self.faults.lock();
+        if faults.dead || faults.fail_syncs {
+            return Err(eio());
+        }
+        let mut content = self.content.lock();
+        content.durable = content.now.clone();
+        Ok(())
+    }
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.content.lock().now.len() as u64)
+    }
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        if self.faults.lock().dead {
+            return Err(eio());
+        }
+        self.content.lock().now.resize(bytes as usize, 0);
+        Ok(())
+    }
+}

@@ -25,3 +25,53 @@ fn units_wait_for_their_bytes_and_control_does_not_wait_behind_data() {
         broker.stop().await;
     });
 }
+
+#[test]
+fn a_full_wal_refuses_data_with_a_reason_and_takes_it_again_once_space_was_freed() {
+    let folder = tempfile::tempdir().unwrap();
+    on_threads(async {
+        let env = Env::real();
+        let wal_settings = Settings {
+            file_bytes: 1 << 20,
+            budget_bytes: 8 << 20,
+            control_reserve_bytes: 2 << 20,
+            ..wal_settings(folder.path())
+        };
+        let (wal, _) = Wal::open(wal_settings, &env).await.unwrap();
+        let cache = TailCache::new(4 << 20);
+        let parts = JournalParts { wal: wal.clone(), cache: cache.clone(), checkpoint_dir: checkpoints(folder.path()), env };
+        let journal = Journal::start(ID, settings(), None, parts).await.unwrap();
+        journal.ensure_ready().await.unwrap();
+        let broker = Broker { wal, journal, cache };
+        broker.journal.propose(open(0)).await.unwrap();
+        let value = "x".repeat(100 << 10);
+        let mut taken = 0;
+        let refusal = loop {
+            match broker.journal.propose(append(0, &value)).await {
+                Ok(outcome) => taken = appended(outcome).base.0 + 1,
+                Err(refusal) => break refusal,
+            }
+            assert!(taken < 100, "8 MiB hold no 10 MiB");
+        };
+        let JournalError::Full { retry_after, budget, .. } = &refusal else { panic!("{refusal}") };
+        assert!(!retry_after.is_zero());
+        assert_eq!(*budget, 8 << 20);
+        assert_eq!(broker.values(0).await.len() as i64, taken, "reads go on");
+        let trim = unit(Operation::Trim { at: at(0), log_start: Offset(taken) });
+        broker.journal.propose(trim).await.unwrap();
+        for _ in 0..2 {
+            broker.journal.checkpoint().await.unwrap().unwrap();
+            broker.journal.propose(open(0)).await.unwrap();
+        }
+        broker.journal.checkpoint().await.unwrap().unwrap();
+        let again = loop {
+            match broker.journal.propose(append(0, &value)).await {
+                Ok(outcome) => break appended(outcome),
+                Err(JournalError::Full { .. }) => tokio::task::yield_now().await,
+                Err(other) => panic!("{other}"),
+            }
+        };
+        assert_eq!(again.base, Offset(taken));
+        broker.stop().await;
+    });
+}

@@ -13,7 +13,7 @@ use tidegate_model::{
     BatchBuilder, Compression, JournalId, LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, TimestampMs,
     TopicPartition, TopicUid,
 };
-use tidegate_wal::{JournalLog, Settings, Wal};
+use tidegate_wal::{JournalLog, OpenError, Settings, Wal};
 
 use super::*;
 use crate::entry::{Appended, Operation, Outcome, ProducerLimits, Unit, UnitOutcome};
@@ -91,9 +91,15 @@ pub(super) fn checkpoints(folder: &Path) -> PathBuf {
     folder.join("checkpoints")
 }
 
+/// Opens the log; waits for the thread of a run that was just killed to let go of it.
 pub(super) async fn open_log(folder: &Path, env: &Env) -> (Wal, Option<JournalLog>) {
-    let (wal, mut recovered) = Wal::open(wal_settings(folder), env).await.unwrap();
-    (wal, recovered.journals.remove(&ID))
+    loop {
+        match Wal::open(wal_settings(folder), env).await {
+            Ok((wal, mut recovered)) => return (wal, recovered.journals.remove(&ID)),
+            Err(OpenError::Locked { .. }) => tokio::task::yield_now().await,
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 pub(super) async fn start_with(folder: &Path, env: &Env, settings: JournalSettings, cache: TailCache) -> Broker {

@@ -9,9 +9,9 @@ use tidegate_model::{JournalId, Offset, TopicPartition};
 /// Why a unit was not applied, or why it is not known whether it was.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum JournalError {
-    /// One unit is larger than what may be on its way at once. Nothing happened.
+    /// One unit is larger than the journal takes. Nothing happened.
     #[error(
-        "a unit of {bytes} bytes is larger than the {limit} bytes that journal {journal} may have on its way: split it, or raise the journal's byte limit"
+        "a unit of {bytes} bytes is larger than the {limit} bytes that journal {journal} takes at once: split it, or raise unit_bytes (and data_bytes)"
     )]
     TooLarge {
         /// The journal.

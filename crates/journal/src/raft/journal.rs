@@ -193,6 +193,7 @@ impl Journal {
         } else {
             (&inner.data_permits, inner.settings.data_bytes as usize, Class::Data)
         };
+        let limit = limit.min(inner.settings.unit_bytes);
         if bytes > limit {
             return Err(JournalError::TooLarge { journal: inner.id, bytes, limit });
         }

@@ -101,10 +101,9 @@ impl View {
     }
 
     fn publish(&self, at: Position, applied: &Applied) {
-        if !applied.high_watermarks.is_empty() || !applied.changed.is_empty() {
-            let mut watermarks = self.watermarks.lock();
-            for (partition, end) in applied.high_watermarks.iter().filter(|_| !watermarks.is_empty()).copied().collect::<Vec<_>>()
-            {
+        let mut watermarks = self.watermarks.lock();
+        if !watermarks.is_empty() {
+            for (partition, end) in applied.high_watermarks.iter().copied() {
                 let abandoned = watermarks.get(&partition).is_some_and(|sender| {
                     sender.send_if_modified(|value| std::mem::replace(value, end) != end);
                     sender.receiver_count() == 0
@@ -113,17 +112,26 @@ impl View {
                     watermarks.remove(&partition);
                 }
             }
-            if !watermarks.is_empty() && !applied.changed.is_empty() {
-                let core = self.core.read();
-                for partition in applied.changed.iter().filter(|partition| core.state.partition(**partition).is_none()) {
-                    watermarks.remove(partition);
-                }
-            }
         }
+        drop(watermarks);
+        self.drop_closed(&applied.changed);
         if applied.catalog_changed {
             self.catalog.send_replace(at.index);
         }
         self.applied.send_replace(at);
+    }
+
+    /// Tells those who follow a partition that is not open any more, by ending what they follow.
+    fn drop_closed(&self, changed: &[TopicPartition]) {
+        if changed.is_empty() {
+            return;
+        }
+        // The same order of locks as in `high_watermark`.
+        let core = self.core.read();
+        let mut watermarks = self.watermarks.lock();
+        for partition in changed.iter().filter(|partition| core.state.partition(**partition).is_none()) {
+            watermarks.remove(partition);
+        }
     }
 
     fn count(&self, bytes: u64) {
@@ -166,8 +174,25 @@ impl Machine {
     }
 }
 
+/// Raft's snapshot: a checkpoint on disk, read only when it is sent, or what a leader sent.
+pub(super) enum SnapshotData {
+    Kept(Kept, Arc<Checkpoints>),
+    #[allow(dead_code, reason = "made by the network, once there are peers")]
+    Received(Bytes),
+}
+
+impl SnapshotData {
+    /// The bytes of the checkpoint file, verified if they come from the disk.
+    pub(super) async fn bytes(self) -> io::Result<Bytes> {
+        match self {
+            SnapshotData::Kept(kept, checkpoints) => checkpoints.read(&kept).await.map(Bytes::from),
+            SnapshotData::Received(bytes) => Ok(bytes),
+        }
+    }
+}
+
 impl RaftStateMachine<TypeConfig> for Machine {
-    type SnapshotData = Bytes;
+    type SnapshotData = SnapshotData;
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
@@ -199,7 +224,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
         Builder { kept, checkpoints: self.checkpoints.clone() }
     }
 
-    async fn install_snapshot(&mut self, _meta: &Meta, snapshot: Bytes) -> io::Result<()> {
+    async fn install_snapshot(&mut self, _meta: &Meta, snapshot: SnapshotData) -> io::Result<()> {
+        let snapshot = snapshot.bytes().await?;
         let (core, _) =
             decode(self.view.journal, &snapshot).map_err(|problem| io::Error::new(io::ErrorKind::InvalidData, problem))?;
         self.view.install(core);
@@ -209,15 +235,16 @@ impl RaftStateMachine<TypeConfig> for Machine {
         Ok(())
     }
 
-    async fn get_current_snapshot(&mut self) -> io::Result<Option<openraft::type_config::alias::SnapshotOf<TypeConfig, Bytes>>> {
-        let Some(kept) = self.any_snapshot() else { return Ok(None) };
-        let bytes = self.checkpoints.read(&kept).await?;
-        Ok(Some(Snapshot { meta: meta(&kept), snapshot: bytes.into() }))
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> io::Result<Option<openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>>> {
+        Ok(self.any_snapshot().map(|kept| snapshot(kept, &self.checkpoints)))
     }
 }
 
-fn meta(kept: &Kept) -> Meta {
-    SnapshotMeta { last_log_id: Some(kept.id), last_membership: kept.membership.clone() }
+fn snapshot(kept: Kept, checkpoints: &Arc<Checkpoints>) -> openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData> {
+    let meta = SnapshotMeta { last_log_id: Some(kept.id), last_membership: kept.membership.clone() };
+    Snapshot { meta, snapshot: SnapshotData::Kept(kept, checkpoints.clone()) }
 }
 
 /// Gives Raft an existing checkpoint as its snapshot.
@@ -227,10 +254,9 @@ pub(super) struct Builder {
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
-    type SnapshotData = Bytes;
+    type SnapshotData = SnapshotData;
 
-    async fn build_snapshot(&mut self) -> io::Result<openraft::type_config::alias::SnapshotOf<TypeConfig, Bytes>> {
-        let bytes = self.checkpoints.read(&self.kept).await?;
-        Ok(Snapshot { meta: meta(&self.kept), snapshot: bytes.into() })
+    async fn build_snapshot(&mut self) -> io::Result<openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>> {
+        Ok(snapshot(self.kept.clone(), &self.checkpoints))
     }
 }

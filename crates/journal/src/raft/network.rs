@@ -5,13 +5,13 @@
 
 use std::future::Future;
 
-use bytes::Bytes;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::type_config::alias::{SnapshotOf, VoteOf};
 use openraft::{AnyError, EmptyNode};
 
+use super::machine::SnapshotData;
 use super::types::TypeConfig;
 
 /// Makes connections that reach nobody.
@@ -38,7 +38,7 @@ impl RaftNetworkFactory<TypeConfig> for NoPeers {
 }
 
 impl RaftNetworkV2<TypeConfig> for NoPeer {
-    type SnapshotData = Bytes;
+    type SnapshotData = SnapshotData;
 
     async fn append_entries(
         &mut self,
@@ -68,7 +68,7 @@ impl RaftNetworkV2<TypeConfig> for NoPeer {
     async fn full_snapshot(
         &mut self,
         _vote: VoteOf<TypeConfig>,
-        _snapshot: SnapshotOf<TypeConfig, Bytes>,
+        _snapshot: SnapshotOf<TypeConfig, SnapshotData>,
         _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {

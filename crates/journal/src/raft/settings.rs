@@ -11,6 +11,8 @@ pub struct JournalSettings {
     pub data_bytes: u32,
     /// The same for units without appends (tier, trim, commits, catalog), which never wait behind data. Default 16 MiB.
     pub control_bytes: u32,
+    /// Bytes that a single unit may have. An entry must fit into half a WAL file with 64 KiB to spare. Default 16 MiB.
+    pub unit_bytes: usize,
     /// An entry is closed once it has this many bytes. Default 256 KiB.
     pub entry_target_bytes: usize,
     /// An entry holds at most this many bytes unless a single unit is larger. Default 1 MiB.
@@ -29,6 +31,7 @@ impl JournalSettings {
             replica,
             data_bytes: 64 << 20,
             control_bytes: 16 << 20,
+            unit_bytes: 16 << 20,
             entry_target_bytes: 256 << 10,
             entry_limit_bytes: 1 << 20,
             entries_in_flight: 4,
@@ -44,6 +47,7 @@ impl JournalSettings {
         };
         within("data_bytes", self.data_bytes.into(), 1 << 20, 2 << 30, "it must be 1 MiB to 2 GiB")?;
         within("control_bytes", self.control_bytes.into(), 1 << 20, 2 << 30, "it must be 1 MiB to 2 GiB")?;
+        within("unit_bytes", self.unit_bytes as u64, 4 << 10, 1 << 30, "it must be 4 KiB to 1 GiB")?;
         within("entry_target_bytes", self.entry_target_bytes as u64, 1, 64 << 20, "it must be 1 byte to 64 MiB")?;
         within(
             "entry_limit_bytes",

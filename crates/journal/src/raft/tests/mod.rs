@@ -4,6 +4,7 @@
 mod kills;
 mod life;
 mod limits;
+mod repeats;
 
 use std::path::{Path, PathBuf};
 

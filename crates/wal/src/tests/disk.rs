@@ -106,6 +106,26 @@ impl MemoryDisk {
         MemoryDisk { disks: Arc::new(Mutex::new(disks)), faults: Arc::default() }
     }
 
+    /// As a killed process leaves it: the page cache has all of the log's frames, the platter only what recovery needs to find the files.
+    pub(super) fn unsynced_copy(&self) -> MemoryDisk {
+        let copy = MemoryDisk::of(&self.files());
+        for (path, content) in &copy.disks.lock().names {
+            if path.extension().is_some_and(|extension| extension == "wal") {
+                let mut content = content.lock();
+                // The headers were synced when the file was made.
+                content.durable[4096..].fill(0);
+            }
+        }
+        copy
+    }
+
+    /// A power cut that keeps nothing unsynced.
+    pub(super) fn crashed_hard(&self) -> MemoryDisk {
+        let disks = self.disks.lock();
+        let kept = disks.durable_names.iter().map(|(path, content)| (path.clone(), content.lock().durable.clone()));
+        MemoryDisk::of(&kept.collect())
+    }
+
     fn alive(&self) -> io::Result<()> {
         if self.faults.lock().dead { Err(eio()) } else { Ok(()) }
     }

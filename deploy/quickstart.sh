@@ -51,7 +51,7 @@ done
 printf '\n'
 [ "$(tiered)" -ge "$events" ] || { echo "the readings did not reach the object store; see $demo/hub.log"; exit 1; }
 run topic describe sensors
-printf '    the object store now holds: %s\n' "$(find "$demo/data/objects" -type f | wc -l) objects, $(du -sh "$demo/data/objects" | cut -f1)"
+printf '    the object store now holds: %s\n' "$(find "$demo/data-objects" -type f | wc -l) objects, $(du -sh "$demo/data-objects" | cut -f1)"
 
 say "reading back: old readings come from the object store, new clicks from the log's tail"
 run consume sensors -n 3 --format json

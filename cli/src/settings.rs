@@ -1,5 +1,7 @@
 //! Where a server's settings come from: defaults, then a TOML file, then the environment, then flags.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use tidegate_broker::settings::{BrokerSettings, ObjectStoreSettings};
@@ -53,10 +55,17 @@ pub(crate) fn load(args: &ServerArgs, variables: impl Iterator<Item = (String, S
     };
     let mut broker: BrokerSettings = Value::Table(table).try_into().map_err(|error: toml::de::Error| explain(&error, ""))?;
     if !store_is_named {
-        broker.object_store = ObjectStoreSettings::Directory { path: broker.hub.data_dir.join("objects") };
+        broker.object_store = ObjectStoreSettings::Directory { path: beside(&broker.hub.data_dir) };
     }
     broker.validate()?;
     Ok(ServerSettings { broker, telemetry })
+}
+
+/// `tidegate-data` -> `tidegate-data-objects`: not below the data, which could be lost while the objects must stay.
+fn beside(data_dir: &Path) -> PathBuf {
+    let mut name = data_dir.file_name().unwrap_or_default().to_os_string();
+    name.push("-objects");
+    data_dir.with_file_name(name)
 }
 
 /// Sets one value by its dotted name; the value is TOML (`8`, `true`, `[1]`) or else plain text.
@@ -121,7 +130,7 @@ mod tests {
         let mut args = args(&[]);
         args.data_dir = Some("/x".into());
         let settings = load(&args, std::iter::empty()).unwrap();
-        assert_eq!(settings.broker.object_store, ObjectStoreSettings::Directory { path: "/x/objects".into() });
+        assert_eq!(settings.broker.object_store, ObjectStoreSettings::Directory { path: "/x-objects".into() });
         let settings = load(&super::tests::args(&["object_store.s3.bucket=events"]), std::iter::empty()).unwrap();
         assert!(matches!(settings.broker.object_store, ObjectStoreSettings::S3(_)));
     }

@@ -1,5 +1,7 @@
 //! Logs, traces and metrics of the process: text or JSON logs on standard error, OTLP export when an endpoint is set.
 
+use std::io::IsTerminal;
+
 use anyhow::{Context, Result};
 use opentelemetry::global;
 use opentelemetry::trace::TracerProvider;
@@ -28,7 +30,7 @@ pub(crate) enum LogFormat {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct TelemetrySettings {
-    /// Which log lines are written, in tracing's filter syntax. Default `info`.
+    /// Which log lines are written, in tracing's filter syntax. Default `info,openraft=warn`.
     pub(crate) log_filter: String,
     /// How log lines look. Default `text`.
     pub(crate) log_format: LogFormat,
@@ -38,7 +40,7 @@ pub(crate) struct TelemetrySettings {
 
 impl Default for TelemetrySettings {
     fn default() -> TelemetrySettings {
-        TelemetrySettings { log_filter: "info".to_owned(), log_format: LogFormat::Text, otlp_endpoint: None }
+        TelemetrySettings { log_filter: "info,openraft=warn".to_owned(), log_format: LogFormat::Text, otlp_endpoint: None }
     }
 }
 
@@ -53,7 +55,7 @@ pub(crate) fn start(settings: &TelemetrySettings, service: &'static str) -> Resu
     let filter = EnvFilter::try_new(&settings.log_filter).with_context(|| {
         format!("telemetry.log_filter: `{}` is not a filter such as `info` or `tidegate_broker=debug`", settings.log_filter)
     })?;
-    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let logs = match settings.log_format {
         LogFormat::Text => logs.boxed(),
         LogFormat::Json => logs.json().flatten_event(true).boxed(),

@@ -41,6 +41,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Generate(args) => commands::produce::generate(args).await,
         Command::Bench(args) => commands::bench::run(args).await,
         Command::Offsets(args) => commands::offsets::run(args).await,
+        Command::Inspect(args) => commands::inspect::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tidegate", &mut std::io::stdout());
             Ok(())

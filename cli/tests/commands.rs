@@ -34,7 +34,10 @@ fn applying_the_samples_twice_changes_nothing_the_second_time() {
     let samples = samples.to_str().unwrap();
     assert_eq!(hub.run(&["apply", "-f", samples]), "topic/sensors created\ntopic/transactions created\ntopic/clicks created\n");
     let before = hub.json(&["topic", "list"]);
-    assert_eq!(hub.run(&["apply", "-f", samples]), "topic/sensors unchanged\ntopic/transactions unchanged\ntopic/clicks unchanged\n");
+    assert_eq!(
+        hub.run(&["apply", "-f", samples]),
+        "topic/sensors unchanged\ntopic/transactions unchanged\ntopic/clicks unchanged\n"
+    );
     assert_eq!(hub.json(&["topic", "list"]), before);
     hub.process.terminate();
 }
@@ -64,7 +67,11 @@ fn events_are_consumed_from_and_until_where_asked() {
     let (_folder, hub) = hub();
     hub.run(&["topic", "create", "t"]);
     let lines: Vec<String> = (0..20).map(|number| format!("{{\"time\":{},\"n\":{number}}}", 1_000 + number * 10)).collect();
-    feed(&hub, &["produce", "t", "--format", "jsonl", "--time", "time", "--header", "source=test"], (lines.join("\n") + "\n").as_bytes());
+    feed(
+        &hub,
+        &["produce", "t", "--format", "jsonl", "--time", "time", "--header", "source=test"],
+        (lines.join("\n") + "\n").as_bytes(),
+    );
     let read = |arguments: &[&str]| hub.run(arguments).lines().map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(read(&["consume", "t"]), lines);
     assert_eq!(read(&["consume", "t", "--from", "@5", "--until", "@8"]), lines[5..8]);
@@ -93,7 +100,8 @@ fn what_a_person_gets_wrong_is_said_with_the_way_out() {
     let folder = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-        let output = command.args(arguments).env("TIDEGATE_ADDRESS", "http://127.0.0.1:1").current_dir(folder.path()).output().unwrap();
+        let output =
+            command.args(arguments).env("TIDEGATE_ADDRESS", "http://127.0.0.1:1").current_dir(folder.path()).output().unwrap();
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
     };
     let (code, error) = run(&["topic", "list"]);
@@ -102,7 +110,11 @@ fn what_a_person_gets_wrong_is_said_with_the_way_out() {
     assert!(code == 1 && error.contains("did you mean"), "{code}: {error}");
     let (code, error) = run(&["dev", "--set", "hub.journals=1000"]);
     assert!(code == 1 && error.contains("hub.journals"), "{code}: {error}");
-    std::fs::write(folder.path().join("bad.yaml"), "apiVersion: tidegate.dev/v1alpha1\nkind: Topic\nmetadata: {name: a}\nspec: {partition: 3}\n").unwrap();
+    std::fs::write(
+        folder.path().join("bad.yaml"),
+        "apiVersion: tidegate.dev/v1alpha1\nkind: Topic\nmetadata: {name: a}\nspec: {partition: 3}\n",
+    )
+    .unwrap();
     let (code, error) = run(&["apply", "-f", "bad.yaml"]);
     assert!(code == 1 && error.contains("did you mean `partitions`"), "{code}: {error}");
     assert_eq!(run(&["consume"]).0, 2);

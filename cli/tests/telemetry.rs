@@ -67,7 +67,15 @@ fn a_produce_call_is_traced_from_the_clients_span_to_the_log_and_metrics_are_exp
     hub.run(&["topic", "create", "traced"]);
     let parent = format!("traceparent: 00-{TRACE}-{SPAN}-01");
     let request = r#"{"topic":"traced","partition":0,"records":{"records":[{"value":"aGVsbG8="}]}}"#;
-    succeed(Command::new(tool("grpcurl")).args(["-plaintext", "-H", &parent, "-d", request, &hub.client, "tidegate.v1.ProducerService/Produce"]));
+    succeed(Command::new(tool("grpcurl")).args([
+        "-plaintext",
+        "-H",
+        &parent,
+        "-d",
+        request,
+        &hub.client,
+        "tidegate.v1.ProducerService/Produce",
+    ]));
     hub.process.terminate();
 
     let output = || std::fs::read_to_string(folder.path().join("collector.log")).unwrap_or_default();

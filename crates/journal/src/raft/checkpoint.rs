@@ -262,3 +262,29 @@ fn get_log_id(rest: &mut &[u8]) -> Option<LogId> {
     let (term, leader, index) = (rest.get_u64_le(), rest.get_u64_le(), rest.get_u64_le());
     log_id(Position { term, leader, index })
 }
+
+/// What a local checkpoint file holds, for people and their tools.
+#[derive(Clone, Debug)]
+pub struct InspectedCheckpoint {
+    /// The journal that it is of.
+    pub journal: JournalId,
+    /// The last entry that is part of the state.
+    pub at: Position,
+    /// The state.
+    pub state: State,
+}
+
+/// Whether bytes begin as a local checkpoint file does.
+pub fn is_checkpoint(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC)
+}
+
+/// Reads a local checkpoint file of any journal.
+///
+/// # Errors
+/// What is wrong with the file, in words.
+pub fn inspect_checkpoint(bytes: &[u8]) -> Result<InspectedCheckpoint, String> {
+    let journal = bytes.get(12..16).map_or(0, |mut number| number.get_u32_le());
+    let (core, kept) = decode(JournalId(journal), bytes).map_err(|problem| problem.to_string())?;
+    Ok(InspectedCheckpoint { journal: JournalId(journal), at: position(&kept.id), state: core.state })
+}

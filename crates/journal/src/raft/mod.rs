@@ -20,7 +20,7 @@ mod store;
 mod types;
 
 pub use cache::TailCache;
-pub use checkpoint::CheckpointInfo;
+pub use checkpoint::{CheckpointInfo, InspectedCheckpoint, inspect_checkpoint, is_checkpoint};
 pub use error::{JournalError, ReadError, StartError, SubmitError};
 pub use journal::{Journal, JournalParts, Leadership};
 pub use queue::Ticket;

@@ -1,0 +1,126 @@
+//! `tidegate inspect`: what is in a file that a hub wrote. Reads files only; a hub may run meanwhile.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use tidegate_env::Env;
+use tidegate_journal::raft::{InspectedCheckpoint, inspect_checkpoint, is_checkpoint};
+use tidegate_wal::inspect::{Frame, inspect};
+
+use crate::args::{InspectArgs, Output};
+use crate::context::{human_bytes, table};
+
+/// Runs the command.
+pub(crate) fn run(args: &InspectArgs) -> Result<()> {
+    let path = &args.path;
+    if path.is_dir() {
+        bail!("{} is a folder: name a file in it, such as wal/0000000001.wal or a file of checkpoints/", path.display());
+    }
+    if path.extension().is_some_and(|extension| extension == "wal") {
+        return wal(path, args.output);
+    }
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if is_checkpoint(&bytes) {
+        let checkpoint = inspect_checkpoint(&bytes).map_err(|problem| anyhow::anyhow!("{}: {problem}", path.display()))?;
+        show_checkpoint(&checkpoint, args.output);
+        return Ok(());
+    }
+    bail!("{} is none of what a hub writes: a WAL file, a checkpoint, a tier object, a manifest object", path.display())
+}
+
+fn wal(path: &Path, output: Output) -> Result<()> {
+    let found = inspect(Env::real().disk.as_ref(), path)?;
+    let frames: Vec<&Frame> = found.frames.iter().chain(&found.beyond).chain(&found.seal).collect();
+    if output == Output::Json {
+        let frames: Vec<Value> = frames
+            .iter()
+            .map(|frame| {
+                let header = &frame.header;
+                json!({
+                    "offset": frame.offset, "sequence": header.sequence, "durable": header.durable, "journal": header.journal.0,
+                    "kind": format!("{:?}", header.kind), "term": header.at.term, "index": header.at.index, "bytes": header.length,
+                })
+            })
+            .collect();
+        println!(
+            "{:#}",
+            json!({
+                "log": found.log, "generation": found.generation, "fileBytes": found.file_bytes, "end": found.end,
+                "durable": found.durable, "damaged": found.damaged, "frames": frames,
+            })
+        );
+        return Ok(());
+    }
+    let row = |frame: &&Frame| {
+        let header = &frame.header;
+        vec![
+            frame.offset.to_string(),
+            header.sequence.to_string(),
+            header.durable.to_string(),
+            header.journal.to_string(),
+            format!("{:?}", header.kind),
+            header.at.term.to_string(),
+            header.at.index.to_string(),
+            header.length.to_string(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = frames.iter().map(row).collect();
+    print!("{}", table(&["OFFSET", "SEQUENCE", "DURABLE", "JOURNAL", "KIND", "TERM", "INDEX", "BYTES"], &rows));
+    println!(
+        "\nlog {}, generation {}, {} of {} used, durable up to sequence {}{}",
+        found.log,
+        found.generation,
+        human_bytes(found.end),
+        human_bytes(found.file_bytes),
+        found.durable,
+        if found.damaged { "; DAMAGED: a frame that was durable is not whole" } else { "" }
+    );
+    Ok(())
+}
+
+fn show_checkpoint(checkpoint: &InspectedCheckpoint, output: Output) {
+    let state = &checkpoint.state;
+    let partitions: Vec<_> = state.partitions().collect();
+    if output == Output::Json {
+        let partitions: Vec<Value> = partitions
+            .iter()
+            .map(|(at, partition)| {
+                json!({
+                    "topicUid": at.topic.to_string(), "partition": at.partition.0, "logStartOffset": partition.log_start().0,
+                    "highWatermark": partition.high_watermark().0, "tieredEndOffset": partition.tiered_end().0,
+                    "leaderEpoch": partition.epoch().0, "localBytes": partition.tail().bytes(),
+                })
+            })
+            .collect();
+        let json = json!({
+            "journal": checkpoint.journal.0, "term": checkpoint.at.term, "index": checkpoint.at.index,
+            "hash": format!("{:016x}", state.hash()), "groups": state.groups().len(), "partitions": partitions,
+        });
+        println!("{json:#}");
+        return;
+    }
+    println!(
+        "checkpoint of journal {} at term {}, index {}; state hash {:016x}, {} groups\n",
+        checkpoint.journal,
+        checkpoint.at.term,
+        checkpoint.at.index,
+        state.hash(),
+        state.groups().len()
+    );
+    let rows: Vec<Vec<String>> = partitions
+        .iter()
+        .map(|(at, partition)| {
+            vec![
+                at.topic.to_string(),
+                at.partition.to_string(),
+                partition.log_start().to_string(),
+                partition.high_watermark().to_string(),
+                partition.tiered_end().to_string(),
+                partition.epoch().to_string(),
+                human_bytes(partition.tail().bytes()),
+            ]
+        })
+        .collect();
+    print!("{}", table(&["TOPIC UID", "PARTITION", "FIRST", "END", "TIERED UP TO", "EPOCH", "LOCAL"], &rows));
+}

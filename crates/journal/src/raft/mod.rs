@@ -15,6 +15,7 @@ mod network;
 mod proposer;
 mod queue;
 mod read;
+mod seed;
 mod settings;
 mod store;
 mod types;

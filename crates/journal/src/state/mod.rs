@@ -15,6 +15,7 @@ mod invariants;
 mod partition;
 mod producers;
 mod replace;
+mod salvage;
 mod tail;
 mod tiering;
 mod unit;
@@ -42,6 +43,7 @@ pub use groups::{Committed, Group, METADATA_BYTES, NAME_BYTES};
 pub use index::FOLD_ABOVE;
 pub use partition::{EpochStart, PartitionState, TierPiece};
 pub use producers::{DEFAULT_WINDOW, GREATEST_WINDOW, ProducerState};
+pub use salvage::Lost;
 pub use tail::{TailIndex, TailItem};
 pub use tiering::{KEY_BYTES, Objects};
 

@@ -60,8 +60,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let seconds = arguments.next().map_or(Ok(3), |seconds| seconds.parse())?;
     let (wal, _) = Wal::open(Settings::new(folder), &Env::real()).await?;
     // A folder that was used before goes on where it ended.
-    let mut next: Vec<u64> =
-        (0..JOURNALS).map(|journal| wal.last(JournalId(journal)).map_or(1, |last| last.index + 1)).collect();
+    let mut next: Vec<u64> = (0..JOURNALS).map(|journal| wal.last(JournalId(journal)).map_or(1, |last| last.index + 1)).collect();
     for entry_bytes in [128, 1 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20] {
         measure(&wal, entry_bytes, &mut next, Duration::from_secs(seconds)).await;
     }

@@ -1,6 +1,6 @@
 //! A disk in memory whose unsynced writes a crash keeps, drops or tears by sectors, with injected errors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +19,32 @@ struct Content {
     now: Vec<u8>,
     /// As the platter has it.
     durable: Vec<u8>,
+    /// Sectors that a sync has to write: others it takes for written, even those that a failed writeback left clean.
+    dirty: BTreeSet<usize>,
+}
+
+impl Content {
+    fn of(bytes: &[u8]) -> Arc<Mutex<Content>> {
+        Arc::new(Mutex::new(Content { now: bytes.to_vec(), durable: bytes.to_vec(), dirty: BTreeSet::new() }))
+    }
+
+    fn touch(&mut self, range: std::ops::Range<usize>) {
+        self.dirty.extend(range.start / SECTOR..range.end.div_ceil(SECTOR));
+    }
+
+    fn resize(&mut self, bytes: usize) {
+        let before = self.now.len();
+        self.now.resize(bytes, 0);
+        self.touch(before.min(bytes)..bytes);
+    }
+
+    fn sync(&mut self) {
+        self.durable.resize(self.now.len(), 0);
+        for sector in std::mem::take(&mut self.dirty) {
+            let range = (sector * SECTOR).min(self.now.len())..((sector + 1) * SECTOR).min(self.now.len());
+            self.durable[range.clone()].copy_from_slice(&self.now[range]);
+        }
+    }
 }
 
 /// What is to go wrong.
@@ -83,7 +109,7 @@ impl MemoryDisk {
                     kept[at..end].copy_from_slice(&content.now[at..end]);
                 }
             }
-            let content = Arc::new(Mutex::new(Content { now: kept.clone(), durable: kept }));
+            let content = Content::of(&kept);
             after.names.insert(path.clone(), Arc::clone(&content));
             after.durable_names.insert(path.clone(), content);
         }
@@ -99,7 +125,7 @@ impl MemoryDisk {
     pub(super) fn of(files: &BTreeMap<PathBuf, Vec<u8>>) -> MemoryDisk {
         let mut disks = Disks::default();
         for (path, bytes) in files {
-            let content = Arc::new(Mutex::new(Content { now: bytes.clone(), durable: bytes.clone() }));
+            let content = Content::of(bytes);
             disks.names.insert(path.clone(), Arc::clone(&content));
             disks.durable_names.insert(path.clone(), content);
         }
@@ -225,6 +251,7 @@ impl File for MemoryFile {
             content.now[at..at + chunk.len()].copy_from_slice(chunk);
             at += chunk.len();
         }
+        content.touch(offset as usize..at);
         Ok(())
     }
     fn allocate(&self, bytes: u64) -> io::Result<()> {
@@ -235,7 +262,7 @@ impl File for MemoryFile {
         if faults.no_room {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        self.content.lock().now.resize(bytes as usize, 0);
+        self.content.lock().resize(bytes as usize);
         Ok(())
     }
     fn sync_data(&self) -> io::Result<()> {
@@ -246,8 +273,7 @@ impl File for MemoryFile {
         if faults.dead || faults.fail_syncs {
             return Err(eio());
         }
-        let mut content = self.content.lock();
-        content.durable = content.now.clone();
+        self.content.lock().sync();
         Ok(())
     }
     fn len(&self) -> io::Result<u64> {
@@ -257,7 +283,7 @@ impl File for MemoryFile {
         if self.faults.lock().dead {
             return Err(eio());
         }
-        self.content.lock().now.resize(bytes as usize, 0);
+        self.content.lock().resize(bytes as usize);
         Ok(())
     }
 }

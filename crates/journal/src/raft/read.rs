@@ -55,6 +55,14 @@ pub struct TailRead {
     pub log_start: Offset,
 }
 
+/// How far an item was read.
+enum ItemRead {
+    /// To its end.
+    Whole,
+    /// The next batch would have gone over the limit.
+    Full,
+}
+
 /// What is to be read, as the state said.
 struct Plan {
     items: Vec<(TailItem, LeaderEpoch)>,
@@ -81,12 +89,13 @@ impl Journal {
             if !read.batches.is_empty() && read.bytes >= max_bytes {
                 break;
             }
-            if let Err(error) = self.read_item(at, &item, epoch, max_bytes, &mut read).await {
-                if !read.batches.is_empty() {
-                    break;
-                }
+            match self.read_item(at, &item, epoch, max_bytes, &mut read).await {
+                Ok(ItemRead::Whole) => {}
+                // What follows may be small enough to fit, but not without what was left out before it.
+                Ok(ItemRead::Full) => break,
+                Err(_) if !read.batches.is_empty() => break,
                 // The log may have been purged since the state was asked.
-                return Err(self.plan(at, from, max_bytes).err().unwrap_or(error));
+                Err(error) => return Err(self.plan(at, from, max_bytes).err().unwrap_or(error)),
             }
         }
         Ok(read)
@@ -127,7 +136,7 @@ impl Journal {
         epoch: LeaderEpoch,
         max_bytes: usize,
         read: &mut TailRead,
-    ) -> Result<(), ReadError> {
+    ) -> Result<ItemRead, ReadError> {
         let damaged = |reason: String| ReadError::Damaged { at, index: item.index, reason };
         let range = item.position..item.position.saturating_add(item.bytes);
         let (chunks, trusted) = match self.cached(item.index) {
@@ -142,7 +151,7 @@ impl Journal {
                 let end = Offset(base.0 + i64::from(header.last_offset_delta) + 1);
                 if end > read.next {
                     if !read.batches.is_empty() && read.bytes + place.len() > max_bytes {
-                        return Ok(());
+                        return Ok(ItemRead::Full);
                     }
                     if !trusted {
                         verify_crc(&chunk[place.clone()]).map_err(|error| damaged(error.to_string()))?;
@@ -159,6 +168,6 @@ impl Journal {
         if base != item.end {
             return Err(damaged(format!("its batches end at offset {base}, not at {}", item.end)));
         }
-        Ok(())
+        Ok(ItemRead::Whole)
     }
 }

@@ -165,3 +165,37 @@ fn data_of_another_replica_is_refused() {
         assert!(matches!(refused, StartError::NotAMember { journal: JournalId(3), replica: 12 }), "{refused}");
     });
 }
+
+#[test]
+fn a_read_of_any_size_ends_before_the_first_batch_that_does_not_fit_and_skips_none() {
+    on_threads(async {
+        let folder = tempfile::tempdir().unwrap();
+        let env = Env::real();
+        let broker = start(folder.path(), &env).await;
+        broker.journal.propose(open(0)).await.unwrap();
+        // Several entries, each with a large batch between small ones.
+        for round in 0..5usize {
+            let mut tickets = Vec::new();
+            for number in round * 12..round * 12 + 12 {
+                let value = vec![b'x'; if number % 7 == 3 { 5_000 } else { 20 }];
+                let append = unit(Operation::Append { at: at(0), batch: batch_of(&value), window: 0 });
+                tickets.push(broker.journal.submit(append).await.unwrap());
+            }
+            for ticket in tickets {
+                ticket.await.unwrap();
+            }
+        }
+        for max_bytes in (1..12_000).step_by(97) {
+            let mut from = Offset(0);
+            while from < Offset(60) {
+                let read = broker.journal.read_tail(at(0), from, max_bytes).await.unwrap();
+                for batch in &read.batches {
+                    assert_eq!(batch.header.base_offset, from, "with at most {max_bytes} bytes");
+                    from = Offset(from.0 + 1);
+                }
+                assert_eq!(read.next, from);
+            }
+        }
+        broker.stop().await;
+    });
+}

@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn a_wrong_setting_is_named_with_the_way_out() {
         for (set, expected) in [
-            ("hub.journal_count=8", "did you mean"),
+            ("hub.jurnals=8", "did you mean"),
             ("hub.journals=0", "hub.journals"),
             ("hub.journals=many", "journals"),
             ("telemetry.log_format=xml", "log_format"),

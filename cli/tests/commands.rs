@@ -106,7 +106,7 @@ fn what_a_person_gets_wrong_is_said_with_the_way_out() {
     };
     let (code, error) = run(&["topic", "list"]);
     assert!(code == 4 && error.contains("tidegate dev"), "{code}: {error}");
-    let (code, error) = run(&["config", "--set", "hub.journal_count=3"]);
+    let (code, error) = run(&["config", "--set", "hub.jurnals=3"]);
     assert!(code == 1 && error.contains("did you mean"), "{code}: {error}");
     let (code, error) = run(&["dev", "--set", "hub.journals=1000"]);
     assert!(code == 1 && error.contains("hub.journals"), "{code}: {error}");
@@ -130,7 +130,7 @@ fn a_second_process_on_the_same_data_is_refused() {
     }
     let output = command.output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && error.contains("another process"), "{error}");
+    assert!(!output.status.success() && error.contains("is in use by process"), "{error}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use support::{Hub, HubOptions, consume_all, wait_for};
+use support::{Hub, HubOptions, consume_all};
 use tidegate_client::{Client, ClientSettings, Record};
 
 const ROUNDS: usize = 20;
@@ -66,7 +66,6 @@ async fn nothing_acknowledged_is_lost_in_twenty_rounds_of_kill_9() {
         .set("hub.tier.seal_bytes", 64 << 10)
         .set("hub.tier.seal_age_ms", 200)
         .set("hub.tier.interval_ms", 50)
-        .set("hub.tier.keep_local_bytes", 256 << 10)
         .set("hub.journal.checkpoint_bytes", 1 << 20);
     let mut hub = Hub::start(folder.path(), &options);
     hub.run(&["topic", "create", "load", "--partitions", &PARTITIONS.to_string()]);
@@ -90,10 +89,9 @@ async fn nothing_acknowledged_is_lost_in_twenty_rounds_of_kill_9() {
     }
     assert!(acknowledged.len() > 1_000, "the load was too small to prove anything: {}", acknowledged.len());
     check(&hub, &acknowledged);
-    hub.process.terminate();
-    hub = Hub::start(folder.path(), &options.set("hub.tier.keep_local_bytes", 0));
     // And once more when all of it comes from the object store.
-    wait_for("everything in the object store", || (hub.total("load", "localBytes") == 0).then_some(()));
+    hub.wait_until_tiered("load");
+    hub = hub.drop_local_copies(folder.path(), &options, &["load"]);
     check(&hub, &acknowledged);
     hub.process.terminate();
 }

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
-use support::{Consumed, Hub, HubOptions, MinIo, consume_all, repository, succeed, test_data, tool, tools, wait_for};
+use support::{Consumed, Hub, HubOptions, MinIo, consume_all, repository, succeed, test_data, tool, tools};
 
 /// An event as it went in.
 #[derive(Clone, Debug, PartialEq)]
@@ -172,10 +172,9 @@ fn real_events_come_back_from_the_object_store_complete_and_in_order() {
         .with_minio(&minio)
         .set("hub.tier.seal_age_ms", 500)
         .set("hub.tier.interval_ms", 100)
-        .set("hub.tier.keep_local_bytes", 0)
         .set("hub.wal.file_bytes", 1 << 20)
         .set("hub.journal.checkpoint_bytes", 1 << 20);
-    let mut hub = Hub::start(folder.path(), &options);
+    let hub = Hub::start(folder.path(), &options);
     for (topic, partitions) in [("tweets", "3"), ("access-log", "4"), ("flights", "3")] {
         hub.run(&["topic", "create", topic, "--partitions", partitions]);
     }
@@ -186,9 +185,9 @@ fn real_events_come_back_from_the_object_store_complete_and_in_order() {
     for (topic, events) in &sent {
         check_complete(topic, events, &consume_all(&hub, topic));
         hub.wait_until_tiered(topic);
-        // Nothing of the topic is on the local disk any more: what is read from here on comes out of MinIO.
-        wait_for("the local copies to be dropped", || (hub.total(topic, "localBytes") == 0).then_some(()));
     }
+    // What is read from here on comes out of MinIO.
+    let mut hub = hub.drop_local_copies(folder.path(), &options, &["tweets", "access-log", "flights"]);
     hub.process.kill();
     let _ = std::fs::remove_dir_all(folder.path().join("data/cache"));
     let mut hub = Hub::start(folder.path(), &options);

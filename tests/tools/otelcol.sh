@@ -17,6 +17,7 @@ receivers:
 exporters:
   - gomod: go.opentelemetry.io/collector/exporter/debugexporter $version
 providers:
+  - gomod: go.opentelemetry.io/collector/confmap/provider/envprovider v1.66.0
   - gomod: go.opentelemetry.io/collector/confmap/provider/fileprovider v1.66.0
 EOT
   "$work/builder" --config "$work/builder.yaml" >&2

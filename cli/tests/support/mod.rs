@@ -1,5 +1,5 @@
 //! What end-to-end tests share: a hub as a real process, a real MinIO, the real events, each ended by its process id.
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -197,6 +197,19 @@ impl Hub {
         });
         let address = |name: &str| ready[name].as_str().unwrap().to_owned();
         Hub { process, client: address("client"), operator: address("operator"), http: address("http"), log }
+    }
+
+    /// Restarts the hub in order until the log has let go of everything that is in the object store: that takes two checkpoints, and each
+    /// orderly end writes one.
+    pub fn drop_local_copies(mut self, folder: &Path, options: &HubOptions, topics: &[&str]) -> Hub {
+        for _ in 0..3 {
+            self.process.terminate();
+            self = Hub::start(folder, options);
+        }
+        for topic in topics {
+            assert_eq!(self.total(topic, "localBytes"), 0, "{topic} is still in the local log");
+        }
+        self
     }
 
     /// A `tidegate` command against this hub.

@@ -86,7 +86,7 @@ pub struct ListenerSettings {
 
 impl Default for ListenerSettings {
     fn default() -> Self {
-        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let local = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         ListenerSettings { client: local(7171), operator: local(7172), http: local(7173), advertised: None }
     }
 }
@@ -97,6 +97,9 @@ impl Default for ListenerSettings {
 pub struct HubSettings {
     /// Directory of everything local: identity, write-ahead log, checkpoints, block cache. Default `./tidegate-data`.
     pub data_dir: PathBuf,
+    /// Keys of the object store begin so; may be empty. One hub for each prefix of a bucket. Letters, digits, `.`, `_`, `-`, parts divided by
+    /// `/`. Fixed at the first start.
+    pub store_prefix: String,
     /// Number of this broker within its hub; fixed at the first start. Default 1.
     pub broker_id: u32,
     /// Data journals made at the first start, 1 to 64. Default 4.
@@ -116,6 +119,12 @@ pub struct HubSettings {
     pub object_grace_ms: Milliseconds,
     /// Committed offsets of groups are forgotten when none of a group was renewed for so long, in milliseconds, at least 1 min. Default 30 days.
     pub offsets_retention_ms: Milliseconds,
+    /// Time between a change of a topic's settings and the first drop by retention, in milliseconds, so that a mistake can be taken back.
+    /// Default 60000.
+    pub retention_grace_ms: Milliseconds,
+    /// The process, to be named to a second one that wants the same directory; set by whoever starts the broker.
+    #[serde(skip)]
+    pub process_id: u32,
     /// Partitions of all topics together, 1 to 100000. Default 10000.
     pub max_partitions: u32,
 }
@@ -124,6 +133,7 @@ impl Default for HubSettings {
     fn default() -> Self {
         HubSettings {
             data_dir: PathBuf::from("tidegate-data"),
+            store_prefix: String::new(),
             broker_id: 1,
             journals: 4,
             wal: WalSettings::default(),
@@ -133,6 +143,8 @@ impl Default for HubSettings {
             undelete_ms: 24 * 60 * 60 * 1000,
             object_grace_ms: 10 * 60 * 1000,
             offsets_retention_ms: 30 * 24 * 60 * 60 * 1000,
+            retention_grace_ms: 60_000,
+            process_id: 0,
             max_partitions: 10_000,
         }
     }
@@ -162,17 +174,18 @@ impl Default for WalSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JournalSettings {
-    /// Bytes of appends in flight for one journal, 1 MiB to 4 GiB. Default 64 MiB.
+    /// Bytes of appends in flight for one journal, 1 MiB to 2 GiB. Default 64 MiB.
     pub in_flight_bytes: u64,
-    /// Bytes of newest entries kept in memory for one journal. Default 64 MiB.
+    /// Bytes of newest entries of all journals kept in memory. Default 256 MiB.
     pub tail_cache_bytes: u64,
-    /// Bytes of entries after which a local checkpoint is taken, at most 256 MiB. Default 64 MiB.
+    /// Bytes of entries after which a local checkpoint is taken and the log lets go of what is tiered, at most 128 MiB (a start replays up to
+    /// twice as much). Default 64 MiB.
     pub checkpoint_bytes: u64,
 }
 
 impl Default for JournalSettings {
     fn default() -> Self {
-        JournalSettings { in_flight_bytes: 64 << 20, tail_cache_bytes: 64 << 20, checkpoint_bytes: 64 << 20 }
+        JournalSettings { in_flight_bytes: 64 << 20, tail_cache_bytes: 256 << 20, checkpoint_bytes: 64 << 20 }
     }
 }
 
@@ -198,8 +211,6 @@ pub struct TierSettings {
     pub cache_memory_bytes: u64,
     /// Disk for blocks read back, in bytes; 0 keeps none. Default 1 GiB.
     pub cache_disk_bytes: u64,
-    /// A partition's newest ranges kept in the journal's state; older ones move into manifest objects, 8 to 4096. Default 256.
-    pub ranges_in_state: u32,
 }
 
 impl Default for TierSettings {
@@ -214,7 +225,6 @@ impl Default for TierSettings {
             checkpoint_interval_ms: 5 * 60 * 1000,
             cache_memory_bytes: 128 << 20,
             cache_disk_bytes: 1 << 30,
-            ranges_in_state: 256,
         }
     }
 }
@@ -245,9 +255,9 @@ impl HubSettings {
         within("hub.wal.budget_bytes", self.wal.budget_bytes, 4 * self.wal.file_bytes, 1 << 50)?;
         within("hub.wal.soft_percent", self.wal.soft_percent, 1, 99)?;
         within("hub.wal.control_reserve_bytes", self.wal.control_reserve_bytes, 1 << 16, self.wal.budget_bytes / 4)?;
-        within("hub.journal.in_flight_bytes", self.journal.in_flight_bytes, 1 << 20, 4 << 30)?;
+        within("hub.journal.in_flight_bytes", self.journal.in_flight_bytes, 1 << 20, 2 << 30)?;
         within("hub.journal.tail_cache_bytes", self.journal.tail_cache_bytes, 1 << 20, 64 << 30)?;
-        within("hub.journal.checkpoint_bytes", self.journal.checkpoint_bytes, 1 << 16, 256 << 20)?;
+        within("hub.journal.checkpoint_bytes", self.journal.checkpoint_bytes, 1 << 10, 128 << 20)?;
         within("hub.tier.seal_bytes", self.tier.seal_bytes, 64 << 10, 1 << 30)?;
         within("hub.tier.seal_age_ms", self.tier.seal_age_ms, 100, 365 * 24 * 60 * 60 * 1000)?;
         within("hub.tier.object_bytes", self.tier.object_bytes, 1 << 20, 1 << 30)?;
@@ -257,11 +267,11 @@ impl HubSettings {
         within("hub.tier.checkpoint_interval_ms", self.tier.checkpoint_interval_ms, 1000, 24 * 60 * 60 * 1000)?;
         within("hub.tier.cache_memory_bytes", self.tier.cache_memory_bytes, 1 << 20, 1 << 40)?;
         within("hub.tier.cache_disk_bytes", self.tier.cache_disk_bytes, 0, 1 << 50)?;
-        within("hub.tier.ranges_in_state", self.tier.ranges_in_state, 8, 4096)?;
         within("hub.retention_interval_ms", self.retention_interval_ms, 100, 3_600_000)?;
         within("hub.undelete_ms", self.undelete_ms, 0, 30 * 24 * 60 * 60 * 1000)?;
         within("hub.object_grace_ms", self.object_grace_ms, 0, 7 * 24 * 60 * 60 * 1000)?;
         within("hub.offsets_retention_ms", self.offsets_retention_ms, 60_000, u64::MAX / 2)?;
+        within("hub.retention_grace_ms", self.retention_grace_ms, 0, 30 * 24 * 60 * 60 * 1000)?;
         within("hub.max_partitions", self.max_partitions, 1, 100_000)
     }
 }

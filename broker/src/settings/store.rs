@@ -31,8 +31,6 @@ impl Default for ObjectStoreSettings {
 pub struct S3StoreSettings {
     /// The bucket; must exist.
     pub bucket: String,
-    /// Keys begin so; may be empty. One hub for each prefix.
-    pub prefix: String,
     /// URL of the service, as `http://127.0.0.1:9000`. Default: AWS's for the region.
     pub endpoint: Option<String>,
     /// Region. Default: from the environment, else `us-east-1`.
@@ -52,9 +50,6 @@ impl ObjectStoreSettings {
             }
             ObjectStoreSettings::S3(s3) if s3.bucket.is_empty() => {
                 Err(SettingError::new("object_store.s3.bucket", "is empty: name a bucket that exists"))
-            }
-            ObjectStoreSettings::S3(s3) if s3.prefix.starts_with('/') => {
-                Err(SettingError::new("object_store.s3.prefix", "begins with `/`: leave the slash out"))
             }
             _ => Ok(()),
         }

@@ -1,0 +1,255 @@
+//! `ProduceStream`: pipelined appends. One task for each stream reads frames and hands them to the hub in order; acknowledgements go out
+//! in the order of the frames (so in order for each partition), as many in one message as are ready.
+//!
+//! Memory: payload bytes that are read and not acknowledged are held to `limits.max_stream_in_flight_bytes` for the stream and
+//! `limits.max_in_flight_bytes` for the broker; a stream that has no room is not read, and HTTP/2 holds its client back.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::{FutureExt, Stream, StreamExt};
+use tidegate_proto::v1::{self, produce_stream_request::Payload};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use tracing::{Instrument, Span};
+
+use super::bulk::BodyMessages;
+use super::{Edge, convert, errors, permits, records};
+use crate::hub::{Append, AppendTicket, Error, PartitionRef};
+
+/// Frames between reader and acknowledger. Their bytes are bounded apart from this; a frame costs about 300 bytes here.
+const FRAMES: usize = 1024;
+/// Messages that wait for the transport.
+const MESSAGES: usize = 16;
+/// Acknowledgements in one message at most.
+const ACKS: usize = 512;
+
+/// A frame on its way.
+enum Pending {
+    /// With the hub.
+    Append { request_id: u64, ticket: Result<AppendTicket, Error>, _room: Room },
+    /// The broker is going away.
+    Closing,
+}
+
+/// Room of the stream and of the broker, held until the acknowledgement.
+struct Room {
+    _stream: OwnedSemaphorePermit,
+    _broker: OwnedSemaphorePermit,
+}
+
+/// Where frames come from.
+pub(crate) enum Frames {
+    /// Decoded by tonic.
+    Decoded(Streaming<v1::ProduceStreamRequest>),
+    /// Read from the body by hand: payloads are slices of what arrived.
+    Body(BodyMessages<v1::ProduceStreamRequest>),
+}
+
+impl Frames {
+    async fn next(&mut self) -> Result<Option<v1::ProduceStreamRequest>, Status> {
+        match self {
+            Frames::Decoded(frames) => frames.message().await,
+            Frames::Body(messages) => messages.next().await,
+        }
+    }
+}
+
+type Answer = Result<v1::ProduceStreamResponse, Status>;
+
+/// Opens a stream: its answers.
+pub(crate) fn open(edge: Arc<Edge>, frames: Frames, span: Span) -> Pin<Box<dyn Stream<Item = Answer> + Send>> {
+    let (answers, receiver) = mpsc::channel(MESSAGES);
+    let opened = v1::ProduceStreamResponse {
+        opened: Some(v1::ProduceStreamOpened {
+            max_in_flight_bytes: edge.limits.max_stream_in_flight_bytes.into(),
+            max_frame_bytes: edge.limits.max_request_bytes.into(),
+            max_batch_bytes: edge.limits.max_message_bytes.into(),
+        }),
+        ..v1::ProduceStreamResponse::default()
+    };
+    let tasks = edge.tasks.clone();
+    tasks.spawn(run(edge, frames, answers).instrument(span));
+    let first = futures::stream::once(async move { Ok(opened) });
+    Box::pin(first.chain(ReceiverStream::new(receiver)))
+}
+
+/// Ends when the client has half-closed and everything is acknowledged, or when the client is gone.
+async fn run(edge: Arc<Edge>, mut frames: Frames, answers: mpsc::Sender<Answer>) {
+    let (pending, receiver) = mpsc::channel(FRAMES);
+    let reading = async {
+        let ended = read(&edge, &mut frames, pending).await;
+        if let Err(status) = ended {
+            let _ = answers.send(Err(status)).await;
+        }
+    };
+    let gone = answers.closed();
+    tokio::select! {
+        _ = futures::future::join(reading, acknowledge(&edge, receiver, &answers)) => {}
+        () = gone => {}
+    }
+}
+
+/// Reads frames and hands them over in order, until the client has half-closed.
+async fn read(edge: &Edge, frames: &mut Frames, pending: mpsc::Sender<Pending>) -> Result<(), Status> {
+    let total = permits(edge.limits.max_stream_in_flight_bytes.into());
+    let room = Arc::new(Semaphore::new(total));
+    let mut last: Option<PartitionRef> = None;
+    let mut said_goodbye = false;
+    loop {
+        let frame = tokio::select! {
+            frame = frames.next() => frame?,
+            () = edge.draining.cancelled(), if !said_goodbye => {
+                said_goodbye = true;
+                if pending.send(Pending::Closing).await.is_err() {
+                    return Ok(());
+                }
+                continue;
+            }
+        };
+        let Some(frame) = frame else { return Ok(()) };
+        let bytes = prost::Message::encoded_len(&frame) as u64;
+        // One frame is always allowed, so it never asks for more than there is.
+        let stream = acquire(&room, permits(bytes + super::PERMIT_BYTES).min(total)).await;
+        let broker =
+            acquire(&edge.in_flight, permits(bytes + super::PERMIT_BYTES).min(permits(edge.limits.max_in_flight_bytes))).await;
+        let (Some(stream), Some(broker)) = (stream, broker) else { return Ok(()) };
+        let request_id = frame.request_id;
+        let ticket = match append_of(edge, frame, &mut last) {
+            Ok(append) => edge.hub.submit(append).await,
+            Err(error) => Err(error),
+        };
+        let room = Room { _stream: stream, _broker: broker };
+        if pending.send(Pending::Append { request_id, ticket, _room: room }).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+async fn acquire(room: &Arc<Semaphore>, permits: usize) -> Option<OwnedSemaphorePermit> {
+    Arc::clone(room).acquire_many_owned(u32::try_from(permits).unwrap_or(u32::MAX)).await.ok()
+}
+
+/// What a frame appends. An empty topic means that of the frame before.
+fn append_of(edge: &Edge, frame: v1::ProduceStreamRequest, last: &mut Option<PartitionRef>) -> Result<Append, Error> {
+    let at = match last {
+        Some(last) if frame.topic.is_empty() => {
+            let same = PartitionRef { leader_epoch: frame.leader_epoch.map(tidegate_model::LeaderEpoch), ..last.clone() };
+            if frame.partition != same.partition.0 && frame.partition != 0 {
+                return Err(Error::invalid(
+                    "topic",
+                    "is empty and the partition is not that of the frame before: name the topic",
+                ));
+            }
+            same
+        }
+        Some(last) if *last.topic == *frame.topic && frame.topic_uid.is_empty() && last.topic_uid.is_none() => PartitionRef {
+            partition: tidegate_model::PartitionId(frame.partition),
+            leader_epoch: frame.leader_epoch.map(tidegate_model::LeaderEpoch),
+            ..last.clone()
+        },
+        _ => convert::partition(&frame.topic, frame.partition, "topic_uid", &frame.topic_uid, frame.leader_epoch)?,
+    };
+    *last = Some(at.clone());
+    let batches = match frame.payload {
+        None => return Err(Error::invalid("payload", "has nothing set: give `records` or `batches`")),
+        Some(Payload::Batches(_)) if frame.compression != 0 || frame.sequence.is_some() => {
+            return Err(Error::invalid("compression", "and `sequence` are for `records`; batches say both in their headers"));
+        }
+        Some(Payload::Batches(bytes)) => records::parse_batches(edge, bytes)?,
+        Some(Payload::Records(list)) => {
+            let plain = records::Plain { compression: frame.compression, sequence: frame.sequence };
+            vec![records::build(edge, &at, list.records, &plain)?]
+        }
+    };
+    Ok(Append { at, batches })
+}
+
+/// Sends acknowledgements in the order of the frames, many in one message when many are ready.
+async fn acknowledge(edge: &Edge, mut pending: mpsc::Receiver<Pending>, answers: &mpsc::Sender<Answer>) {
+    let mut held: Option<Pending> = None;
+    loop {
+        let next = match held.take() {
+            Some(next) => Some(next),
+            None => pending.recv().await,
+        };
+        let Some(next) = next else { return };
+        let mut answer = v1::ProduceStreamResponse::default();
+        push(edge, next, &mut answer).await;
+        while answer.acks.len() < ACKS {
+            let Ok(mut more) = pending.try_recv() else { break };
+            match ready(&mut more) {
+                Some(outcome) => answer.acks.push(ack(edge, request_id(&more), outcome)),
+                None => {
+                    held = Some(more);
+                    break;
+                }
+            }
+        }
+        if answers.send(Ok(answer)).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn push(edge: &Edge, pending: Pending, answer: &mut v1::ProduceStreamResponse) {
+    match pending {
+        Pending::Closing => {
+            answer.closing = Some(v1::ProduceStreamClosing {
+                message: "the broker is shutting down: open another stream elsewhere".to_owned(),
+                grace_ms: u32::try_from(edge.grace.as_millis()).unwrap_or(u32::MAX),
+            });
+        }
+        Pending::Append { request_id, ticket, _room } => {
+            let outcome = match ticket {
+                Ok(ticket) => ticket.await,
+                Err(error) => Err(error),
+            };
+            answer.acks.push(ack(edge, request_id, outcome));
+        }
+    }
+}
+
+/// The outcome if it is known already.
+fn ready(pending: &mut Pending) -> Option<Result<crate::hub::Appended, Error>> {
+    match pending {
+        Pending::Closing => None,
+        Pending::Append { ticket: Ok(ticket), .. } => ticket.now_or_never(),
+        Pending::Append { ticket: Err(error), .. } => Some(Err(error.clone())),
+    }
+}
+
+fn request_id(pending: &Pending) -> u64 {
+    match pending {
+        Pending::Append { request_id, .. } => *request_id,
+        Pending::Closing => 0,
+    }
+}
+
+fn ack(edge: &Edge, request_id: u64, outcome: Result<crate::hub::Appended, Error>) -> v1::ProduceAck {
+    match outcome {
+        Ok(appended) => v1::ProduceAck {
+            request_id,
+            base_offset: appended.base_offset.0,
+            record_count: appended.record_count,
+            leader_epoch: appended.epoch.0,
+            log_append_time_ms: appended.log_append_time.map(|time| time.0),
+            log_start_offset: appended.log_start.0,
+            duplicate: appended.duplicate,
+            error: None,
+        },
+        Err(error) => {
+            edge.note(&error);
+            edge.metrics.called("ProduceStream.frame", error.reason(), 0.0);
+            v1::ProduceAck {
+                request_id,
+                base_offset: -1,
+                leader_epoch: -1,
+                log_start_offset: -1,
+                error: Some(errors::failure(error).into_message()),
+                ..v1::ProduceAck::default()
+            }
+        }
+    }
+}

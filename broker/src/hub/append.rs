@@ -1,0 +1,127 @@
+//! Appends: routed by the catalog, checked against the topic, handed to the journal in the order of the calls.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tidegate_journal::JournalError;
+use tidegate_journal::entry::{Operation, Outcome, Unit, UnitOutcome};
+use tidegate_journal::raft::Ticket;
+use tidegate_model::{LeaderEpoch, RecordBatch, TimestampMs, TimestampType};
+
+use super::routes::Route;
+use super::{Append, Appended, Error, Hub, producers, refused, submit_error};
+
+/// Resolves when an append is durable or refused. Dropping it leaves the append to its fate: it may still be stored.
+pub struct AppendTicket {
+    ticket: Ticket,
+    record_count: u32,
+    bytes: u64,
+    stamped: bool,
+    hub: Hub,
+}
+
+impl Hub {
+    /// Appends and waits until it is durable.
+    pub async fn append(&self, append: Append) -> Result<Appended, Error> {
+        self.submit(append).await?.await
+    }
+
+    /// Hands an append over; appends to one partition are stored in the order in which these calls were made (and each awaited).
+    /// Waits for room in the journal, never for durability: that is the ticket's.
+    pub async fn submit(&self, append: Append) -> Result<AppendTicket, Error> {
+        if self.inner.intake.is_cancelled() {
+            return Err(Error::ShuttingDown);
+        }
+        let route = self.inner.routes.route(&append.at)?;
+        let journal = self.journal(route.journal)?;
+        self.check_epoch(&route, append.at.leader_epoch)?;
+        if append.batches.is_empty() {
+            return Err(Error::invalid("batches", "is empty: send at least one batch"));
+        }
+        let stamped = route.topic.settings.timestamp_type == TimestampType::LogAppendTime;
+        let now = self.now();
+        let mut bytes = 0u64;
+        let mut record_count = 0u32;
+        let mut operations = Vec::with_capacity(append.batches.len());
+        for batch in append.batches {
+            check_batch(&route, &batch)?;
+            let batch = if stamped { batch.with_log_append_time(now) } else { batch };
+            bytes += batch.bytes().len() as u64;
+            record_count = record_count.saturating_add(batch.header().record_count as u32);
+            let window = producers::window_of(batch.header().producer_id);
+            operations.push(Operation::Append { at: route.at, batch: batch.into_bytes(), window });
+        }
+        let ticket = self.submit_unit(journal, Unit { preconditions: Vec::new(), operations }).await?;
+        Ok(AppendTicket { ticket, record_count, bytes, stamped, hub: self.clone() })
+    }
+
+    /// Refuses a caller whose leader epoch is not the partition's.
+    pub(crate) fn check_epoch(&self, route: &Route, given: Option<LeaderEpoch>) -> Result<(), Error> {
+        let Some(given) = given else { return Ok(()) };
+        let current = self.marks(route)?.epoch;
+        match given.cmp(&current) {
+            std::cmp::Ordering::Less => Err(Error::FencedLeaderEpoch { given, current }),
+            std::cmp::Ordering::Greater => Err(Error::UnknownLeaderEpoch { given, current }),
+            std::cmp::Ordering::Equal => Ok(()),
+        }
+    }
+}
+
+fn check_batch(route: &Route, batch: &RecordBatch) -> Result<(), Error> {
+    let limit = route.topic.settings.max_message_bytes;
+    if batch.bytes().len() as u64 > u64::from(limit) {
+        return Err(Error::TooLarge {
+            field: "batches".to_owned(),
+            bytes: batch.bytes().len() as u64,
+            limit: limit.into(),
+            setting: "the topic's max_message_bytes",
+        });
+    }
+    if batch.header().attributes.is_control() {
+        let problem = "a control batch: only the hub writes those".to_owned();
+        return Err(Error::InvalidBatch { field: "batches".to_owned(), problem });
+    }
+    if batch.header().attributes.is_transactional() {
+        let problem = "a transactional batch: transactions are not there yet; send it without".to_owned();
+        return Err(Error::Unsupported { field: "batches".to_owned(), problem });
+    }
+    Ok(())
+}
+
+impl Future for AppendTicket {
+    type Output = Result<Appended, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        Pin::new(&mut this.ticket).poll(context).map(|answer| this.finish(answer))
+    }
+}
+
+impl AppendTicket {
+    fn finish(&self, answer: Result<UnitOutcome, JournalError>) -> Result<Appended, Error> {
+        let outcomes = match answer.map_err(submit_error)? {
+            UnitOutcome::Applied(outcomes) => outcomes,
+            UnitOutcome::Refused { refusal, .. } => return Err(refused(*refusal)),
+        };
+        let Some(Outcome::Appended(first)) = outcomes.first() else {
+            return Err(Error::internal(format!("an append came to {outcomes:?}")));
+        };
+        let stored = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Appended(appended) if !appended.duplicate));
+        let metrics = &self.hub.inner.metrics;
+        if stored {
+            metrics.appended.inc_by(self.bytes);
+            metrics.appended_records.inc_by(self.record_count.into());
+        } else {
+            metrics.duplicates.inc();
+        }
+        Ok(Appended {
+            base_offset: first.base,
+            record_count: self.record_count,
+            log_append_time: self.stamped.then_some(TimestampMs(first.time.0)),
+            log_start: first.log_start,
+            epoch: first.epoch,
+            duplicate: !stored,
+        })
+    }
+}

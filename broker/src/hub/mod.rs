@@ -1,0 +1,268 @@
+//! The hub's handle: everything that edges ask for, over journals, write-ahead log and tier. It knows no protocol.
+//!
+//! Order of a record's way: [`Hub::submit`] routes and checks, the journal makes it durable and gives it an offset, the tail serves
+//! it, the tierer moves it to the object store, retention drops it. `log_start <= tiered_end <= high_watermark` wherever anything is
+//! tiered.
+
+mod append;
+mod error;
+mod fetch;
+mod groups;
+mod offsets;
+mod open;
+mod producers;
+mod routes;
+mod statistics;
+mod topics;
+mod types;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_env::{Env, Joined};
+use tidegate_journal::entry::{Outcome, Refusal, Unit, UnitOutcome};
+use tidegate_journal::raft::Ticket;
+use tidegate_journal::{Journal, JournalError};
+use tidegate_model::{BrokerId, HubId, JournalId, TimestampMs};
+use tidegate_tier::keys::Keys;
+use tidegate_tier::{ObjectStore, TierReader};
+use tidegate_wal::Wal;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::identity::{Held, Identity};
+use crate::metrics::Metrics;
+use crate::settings::HubSettings;
+use crate::tierer::TierHealth;
+
+pub use append::AppendTicket;
+pub use error::Error;
+pub use groups::GroupListing;
+pub use open::OpenError;
+pub(crate) use open::wal_settings;
+pub use producers::InitProducer;
+pub(crate) use routes::{Routes, View, settings_of};
+pub use statistics::{HubStatistics, TopicStatistics};
+pub use topics::{Caller, Listing, NewTopic, TopicChanges};
+pub use types::{
+    Append, Appended, Deleted, Fetch, FetchPart, Fetched, GroupOffset, Located, Marks, PartitionNumbers, PartitionRef, Position,
+    ProducerIdentity, TopicDescription,
+};
+
+/// A cheap handle on a hub's broker; clones share it.
+#[derive(Clone)]
+pub struct Hub {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// What handles and background tasks share.
+pub(crate) struct Inner {
+    pub(crate) settings: HubSettings,
+    pub(crate) env: Env,
+    pub(crate) hub_id: HubId,
+    pub(crate) broker: BrokerId,
+    pub(crate) incarnation: Uuid,
+    pub(crate) identity: Identity,
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) keys: Keys,
+    pub(crate) wal: Wal,
+    pub(crate) catalog: Journal,
+    /// The data journals.
+    pub(crate) journals: BTreeMap<JournalId, Journal>,
+    pub(crate) routes: Routes,
+    pub(crate) reader: TierReader,
+    pub(crate) manifests: fetch::ManifestCache,
+    pub(crate) producers: producers::IdBlocks,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) tier_health: TierHealth,
+    /// The hub's largest batch; a topic may allow less.
+    pub(crate) max_message_bytes: u32,
+    /// Cancelled when appends end.
+    pub(crate) intake: CancellationToken,
+    /// Cancelled when background tasks shall end.
+    pub(crate) stopping: CancellationToken,
+    pub(crate) tasks: parking_lot::Mutex<Vec<Box<dyn Joined>>>,
+    /// Holds the data directory's lock while the hub lives.
+    pub(crate) held: parking_lot::Mutex<Option<Held>>,
+}
+
+impl Hub {
+    /// The hub's identity.
+    pub fn id(&self) -> HubId {
+        self.inner.hub_id
+    }
+
+    /// This broker's number.
+    pub fn broker(&self) -> BrokerId {
+        self.inner.broker
+    }
+
+    /// Identity of this broker's volume.
+    pub fn incarnation(&self) -> Uuid {
+        self.inner.incarnation
+    }
+
+    /// Refuses appends from now on; reads go on. The first step of a stop.
+    pub fn stop_intake(&self) {
+        self.inner.intake.cancel();
+    }
+
+    /// Numbers for Prometheus.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.inner.metrics)
+    }
+
+    /// Resolves, with the reason, when the write-ahead log or a journal failed: the process must end, and nothing is acknowledged any more.
+    pub async fn failed(&self) -> String {
+        let journals = self.inner.journals.values().chain([&self.inner.catalog]).map(|journal| {
+            let mut failed = journal.failed();
+            Box::pin(async move {
+                match failed.wait_for(Option::is_some).await {
+                    Ok(reason) => reason.as_deref().unwrap_or_default().to_owned(),
+                    // The journal ended in order.
+                    Err(_) => std::future::pending().await,
+                }
+            })
+        });
+        tokio::select! {
+            failed = self.inner.wal.failed() => failed.to_string(),
+            (reason, ..) = futures::future::select_all(journals) => reason,
+        }
+    }
+
+    /// Uploads a checkpoint of every journal to the store now; the hub does so by itself from time to time.
+    pub async fn checkpoint_to_store(&self) -> Result<(), Error> {
+        crate::tierer::upload_all(&self.inner).await.map_err(Error::unavailable)
+    }
+
+    /// Lets the log drop every record that is in the object store: readers of those go to the store from now on. For tools and
+    /// tests; the hub does so by itself, by bytes.
+    pub async fn drop_local_copies(&self) -> Result<(), Error> {
+        for journal in self.inner.journals.values() {
+            let releasable = journal.read_state(|state| state.releasable());
+            // The log is purged up to the older of two checkpoints, and a purge needs both of them to cover it.
+            for _ in 0..2 {
+                journal.checkpoint().await.map_err(Error::internal)?;
+            }
+            if journal.read_state(|state| state.first_retained()).is_some_and(|first| first <= releasable) {
+                let release = Unit::of(tidegate_journal::entry::Operation::Release { upto: releasable });
+                self.propose(journal, release).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn now(&self) -> TimestampMs {
+        self.inner.now()
+    }
+
+    pub(crate) fn journal(&self, id: JournalId) -> Result<&Journal, Error> {
+        self.inner.journal(id)
+    }
+
+    pub(crate) async fn submit_unit(&self, journal: &Journal, unit: Unit) -> Result<Ticket, Error> {
+        journal.submit(unit).await.map_err(submit_error)
+    }
+
+    /// Proposes a unit of one operation and waits for its outcome.
+    pub(crate) async fn propose(&self, journal: &Journal, unit: Unit) -> Result<Outcome, Error> {
+        let ticket = self.submit_unit(journal, unit).await?;
+        applied(ticket.await)
+    }
+
+    /// Ends intake, finishes what is under way, writes checkpoints and closes the log, all within `deadline`; then lets the data directory
+    /// go. What an acknowledgement was given for is durable in any case.
+    pub async fn shutdown(&self, deadline: Duration) {
+        let inner = &self.inner;
+        inner.intake.cancel();
+        inner.stopping.cancel();
+        let work = async {
+            let tasks = std::mem::take(&mut *inner.tasks.lock());
+            for task in tasks {
+                task.join().await;
+            }
+            for journal in inner.journals.values().chain([&inner.catalog]) {
+                if let Err(error) = journal.checkpoint().await {
+                    tracing::warn!(%error, "no checkpoint at shutdown; the next start replays more");
+                }
+                journal.shutdown().await;
+            }
+            inner.wal.clone().close().await;
+        };
+        tokio::select! {
+            () = work => {}
+            () = inner.env.clock.sleep(deadline) => tracing::warn!(?deadline, "shutdown took too long and was cut off"),
+        }
+        inner.held.lock().take();
+    }
+}
+
+impl Inner {
+    pub(crate) fn now(&self) -> TimestampMs {
+        TimestampMs(self.env.clock.now_ms())
+    }
+
+    /// A data journal or the catalog.
+    pub(crate) fn any_journal(&self, id: JournalId) -> Result<&Journal, Error> {
+        if id == JournalId::CATALOG { Ok(&self.catalog) } else { self.journal(id) }
+    }
+
+    pub(crate) fn journal(&self, id: JournalId) -> Result<&Journal, Error> {
+        self.journals.get(&id).ok_or_else(|| Error::internal(format!("journal {id} is not open on this broker")))
+    }
+}
+
+/// The single outcome of a unit of one operation, or why it was refused.
+pub(crate) fn applied(answer: Result<UnitOutcome, JournalError>) -> Result<Outcome, Error> {
+    match answer.map_err(submit_error)? {
+        UnitOutcome::Applied(outcomes) => {
+            outcomes.first().cloned().ok_or_else(|| Error::internal("a unit without operations was applied"))
+        }
+        UnitOutcome::Refused { refusal, .. } => Err(refused(*refusal)),
+    }
+}
+
+/// What a journal's refusal to take or finish a unit means to a caller.
+pub(crate) fn submit_error(error: JournalError) -> Error {
+    let problem = error.to_string();
+    match error {
+        JournalError::Full { retry_after, .. } => Error::StorageFull { problem, retry_after },
+        JournalError::NotLeader { .. } => Error::NotLeader { problem },
+        JournalError::Closed { .. } => Error::ShuttingDown,
+        JournalError::TooLarge { bytes, limit, .. } => Error::TooLarge {
+            field: "batches".to_owned(),
+            bytes: bytes as u64,
+            limit: limit as u64,
+            setting: "hub.journal.in_flight_bytes",
+        },
+        JournalError::Failed { .. } => Error::Unavailable { problem },
+    }
+}
+
+/// What a refusal of the state machine means to a caller.
+pub(crate) fn refused(refusal: Refusal) -> Error {
+    let text = refusal.to_string();
+    match refusal {
+        Refusal::UnknownPartition { .. } | Refusal::StaleGeneration { .. } => Error::unavailable(text),
+        Refusal::BadBatch { .. } => Error::InvalidBatch { field: "batches".to_owned(), problem: text },
+        Refusal::OutOfSequence { expected, got, .. } => Error::OutOfSequence { expected: expected.0, got: got.0 },
+        Refusal::ProducerFenced { current, .. } => Error::ProducerFenced { current },
+        Refusal::TopicExists { name, uid } => Error::TopicExists { topic: name, uid },
+        Refusal::NameCollides { .. } => Error::invalid("name", text),
+        Refusal::UnknownTopic { uid } => Error::UnknownTopic { topic: uid.to_string() },
+        Refusal::RevisionMismatch { current, .. } => Error::RevisionMismatch { revision: current },
+        Refusal::PartitionsShrink { .. } => Error::invalid("settings.partitions", text),
+        Refusal::PlacementGroupChanged { .. } => Error::invalid("settings.placement_group", text),
+        Refusal::UndoTime { uid, .. } | Refusal::NotDeleted { uid } => {
+            Error::TopicNotRestorable { topic: uid.to_string(), why: text }
+        }
+        Refusal::BindMismatch { .. } | Refusal::ObjectBound { .. } => Error::BindingMismatch { problem: text },
+        Refusal::StaleOperator { given, current } => Error::OperatorFenced { given, current },
+        Refusal::Invalid { field, problem } => Error::invalid(field, problem),
+        Refusal::NamedProducersFull { limit } => {
+            Error::LimitExceeded { field: "name".to_owned(), limit: limit.into(), setting: "the number of producer names" }
+        }
+        _ => Error::internal(text),
+    }
+}

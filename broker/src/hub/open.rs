@@ -1,0 +1,272 @@
+//! Opening: identity, write-ahead log, journals (the catalog first), partitions, background tasks. Nothing is served before all of it is
+//! there, and a failure on the way leaves nothing running.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use tidegate_env::Env;
+use tidegate_journal::entry::{Operation, Unit};
+use tidegate_journal::raft::StartError;
+use tidegate_journal::{Journal, JournalParts, TailCache};
+use tidegate_model::{BrokerId, HubId, JournalId};
+use tidegate_tier::keys::Keys;
+use tidegate_tier::{CacheSettings, ObjectStore, TierReader};
+use tidegate_wal::{JournalLog, Wal};
+use tokio_util::sync::CancellationToken;
+
+use super::{Error, Hub, Inner, Routes, applied, fetch, producers, submit_error};
+use crate::identity::{self, Identity, IdentityError};
+use crate::metrics::Metrics;
+use crate::retention;
+use crate::settings::{HubSettings, Limits, SettingError};
+use crate::tierer::{TierHealth, Tierer};
+
+/// Why a hub did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+    /// The data directory or the store's prefix is not ours.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The write-ahead log did not open.
+    #[error(transparent)]
+    Wal(#[from] tidegate_wal::OpenError),
+    /// A journal did not start.
+    #[error(transparent)]
+    Journal(#[from] StartError),
+    /// The block cache cannot be set up.
+    #[error("the block cache in {path} cannot be set up: {problem}")]
+    Cache {
+        /// Where.
+        path: std::path::PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// The catalog did not take what the start had to write.
+    #[error("the hub could not finish its start")]
+    Start(#[source] Error),
+}
+
+impl Hub {
+    /// Opens a hub's broker: a fresh directory bootstraps a new hub (and marks its prefix of the store, which must be unused), any other goes
+    /// on where it ended. The object store is needed by the first only.
+    pub async fn open(settings: HubSettings, limits: &Limits, env: &Env, store: Arc<dyn ObjectStore>) -> Result<Hub, OpenError> {
+        settings.validate()?;
+        let broker = BrokerId(settings.broker_id);
+        let (held, identity) = identify(&settings, env, &store).await?;
+        let (wal, mut recovered) = Wal::open(wal_settings(&settings), env).await?;
+        let mut starter = Starter {
+            settings: &settings,
+            env,
+            wal: wal.clone(),
+            cache: TailCache::new(settings.journal.tail_cache_bytes),
+            recovered: std::mem::take(&mut recovered.journals),
+        };
+        let catalog = starter.start(JournalId::CATALOG).await?;
+        if !identity.bootstrapped {
+            bootstrap(&catalog, &settings, &identity).await.map_err(OpenError::Start)?;
+        }
+        let ids: Vec<JournalId> = catalog.read_state(|state| state.catalog().journals().map(|(id, _)| id).collect());
+        let mut journals = BTreeMap::new();
+        for id in ids {
+            journals.insert(id, starter.start(id).await?);
+        }
+        let reader = TierReader::new(Arc::clone(&store), cache_settings(&settings), env.clone())
+            .map_err(|error| OpenError::Cache { path: settings.data_dir.join("cache"), problem: error.to_string() })?;
+        let keys = keys_of(&settings, identity.hub_id)?;
+        let identity = finish_bootstrap(&settings, env, identity).await?;
+        let inner = Inner {
+            env: env.clone(),
+            hub_id: identity.hub_id,
+            broker,
+            incarnation: identity.incarnation,
+            identity,
+            store,
+            keys,
+            wal,
+            catalog,
+            journals,
+            routes: Routes::default(),
+            reader,
+            manifests: fetch::ManifestCache::default(),
+            producers: producers::IdBlocks::default(),
+            metrics: Arc::new(Metrics::default()),
+            tier_health: TierHealth::default(),
+            max_message_bytes: limits.max_message_bytes,
+            intake: CancellationToken::new(),
+            stopping: CancellationToken::new(),
+            tasks: parking_lot::Mutex::default(),
+            held: parking_lot::Mutex::new(Some(held)),
+            settings,
+        };
+        let hub = Hub { inner: Arc::new(inner) };
+        hub.inner.catalog.read_state(|state| hub.inner.routes.refresh(state.catalog()));
+        hub.open_partitions(None).await.map_err(OpenError::Start)?;
+        hub.start_tasks();
+        Ok(hub)
+    }
+
+    fn start_tasks(&self) {
+        let inner = &self.inner;
+        let threads = &inner.env.threads;
+        let mut tasks = inner.tasks.lock();
+        for id in inner.journals.keys().chain([&JournalId::CATALOG]) {
+            let tierer = Tierer::new(Arc::clone(inner), *id);
+            tasks.push(threads.task("tierer", Box::pin(tierer.run())));
+        }
+        tasks.push(threads.task("retention", Box::pin(retention::run(self.clone()))));
+        tasks.push(threads.task("routes", Box::pin(follow_catalog(Arc::clone(inner)))));
+    }
+}
+
+/// Keeps the routes at the catalog's present revision.
+async fn follow_catalog(inner: Arc<Inner>) {
+    let mut changes = inner.catalog.catalog_changes();
+    loop {
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = inner.stopping.cancelled() => return,
+        }
+        inner.catalog.read_state(|state| inner.routes.refresh(state.catalog()));
+    }
+}
+
+/// Locks the directory and makes sure that directory and store belong to this hub; mints a new one for an empty directory.
+async fn identify(
+    settings: &HubSettings,
+    env: &Env,
+    store: &Arc<dyn ObjectStore>,
+) -> Result<(identity::Held, Identity), OpenError> {
+    let broker = BrokerId(settings.broker_id);
+    let directory = settings.data_dir.clone();
+    let owner = format!("process {}", settings.process_id);
+    let blocking = env.clone();
+    let (held, found) = env.run_blocking(move || identity::hold(&blocking, &directory, &owner)).await?;
+    if let Some(identity) = &found
+        && identity.broker_id != broker
+    {
+        let directory = settings.data_dir.clone();
+        return Err(IdentityError::OtherBroker { directory, found: identity.broker_id, configured: broker }.into());
+    }
+    let identity = match found {
+        Some(identity) => identity,
+        None => {
+            // An occupied prefix is refused before anything is written.
+            if let Some(marker) = identity::marker(store, &keys_of(settings, HubId::default())?.marker()).await? {
+                return Err(IdentityError::Occupied { hub: marker.hub_id }.into());
+            }
+            write_identity(settings, env, identity::mint(env, broker)).await?
+        }
+    };
+    match identity::claim(store, &keys_of(settings, identity.hub_id)?, &identity).await {
+        // A hub that has started before goes on without the store; the tierer checks the marker before it uploads.
+        Err(IdentityError::Store { source }) if identity.bootstrapped => {
+            tracing::warn!(%source, "the object store cannot be reached: starting without it");
+        }
+        other => other?,
+    }
+    Ok((held, identity))
+}
+
+fn keys_of(settings: &HubSettings, hub: HubId) -> Result<Keys, SettingError> {
+    Keys::new(&settings.store_prefix, hub).map_err(|error| SettingError::new("hub.store_prefix", error.to_string()))
+}
+
+async fn write_identity(settings: &HubSettings, env: &Env, identity: Identity) -> Result<Identity, IdentityError> {
+    let (blocking, directory) = (env.clone(), settings.data_dir.clone());
+    env.run_blocking(move || identity::write(&blocking, &directory, &identity).map(|()| identity)).await
+}
+
+/// What a new hub's catalog begins with. Each step finds out whether a start that was cut off has done it.
+async fn bootstrap(catalog: &Journal, settings: &HubSettings, identity: &Identity) -> Result<(), Error> {
+    let replicas = vec![identity.broker_id];
+    let (journals, known) = catalog.read_state(|state| {
+        let known = state.catalog().broker(identity.broker_id).map(|broker| broker.incarnation);
+        (state.catalog().journals().len(), known)
+    });
+    // A hub that was rebuilt from its bucket knows the broker on the volume that it had before.
+    if known != Some(identity.incarnation) {
+        let operation = Operation::RegisterBroker {
+            broker: identity.broker_id,
+            incarnation: identity.incarnation,
+            replaces: known,
+            addresses: Vec::new(),
+        };
+        propose(catalog, operation).await?;
+    }
+    let missing = settings.journals.saturating_sub(u32::try_from(journals).unwrap_or(u32::MAX));
+    if missing > 0 {
+        propose(catalog, Operation::AddJournals { count: missing, replicas }).await?;
+    }
+    Ok(())
+}
+
+async fn propose(journal: &Journal, operation: Operation) -> Result<(), Error> {
+    let ticket = journal.submit(Unit::of(operation)).await.map_err(submit_error)?;
+    applied(ticket.await).map(|_| ())
+}
+
+async fn finish_bootstrap(settings: &HubSettings, env: &Env, identity: Identity) -> Result<Identity, OpenError> {
+    if identity.bootstrapped {
+        return Ok(identity);
+    }
+    Ok(write_identity(settings, env, Identity { bootstrapped: true, ..identity }).await?)
+}
+
+/// Starts journals over one log and one cache.
+struct Starter<'a> {
+    settings: &'a HubSettings,
+    env: &'a Env,
+    wal: Wal,
+    cache: TailCache,
+    recovered: BTreeMap<JournalId, JournalLog>,
+}
+
+impl Starter<'_> {
+    /// Starts a journal and waits until its state shows all that was acknowledged before.
+    async fn start(&mut self, id: JournalId) -> Result<Journal, OpenError> {
+        let parts = JournalParts {
+            wal: self.wal.clone(),
+            cache: self.cache.clone(),
+            checkpoint_dir: self.settings.data_dir.join("checkpoints").join(id.to_string()),
+            env: self.env.clone(),
+        };
+        let journal = Journal::start(id, journal_settings(self.settings), self.recovered.remove(&id), parts).await?;
+        journal.ensure_ready().await.map_err(|error| OpenError::Start(submit_error(error)))?;
+        Ok(journal)
+    }
+}
+
+pub(crate) fn wal_settings(settings: &HubSettings) -> tidegate_wal::Settings {
+    tidegate_wal::Settings {
+        file_bytes: settings.wal.file_bytes,
+        budget_bytes: settings.wal.budget_bytes,
+        soft_percent: settings.wal.soft_percent,
+        control_reserve_bytes: settings.wal.control_reserve_bytes,
+        ..tidegate_wal::Settings::new(settings.data_dir.join("wal"))
+    }
+}
+
+fn journal_settings(settings: &HubSettings) -> tidegate_journal::JournalSettings {
+    tidegate_journal::JournalSettings {
+        data_bytes: u32::try_from(settings.journal.in_flight_bytes).unwrap_or(u32::MAX),
+        checkpoint_bytes: settings.journal.checkpoint_bytes,
+        ..tidegate_journal::JournalSettings::new(u64::from(settings.broker_id))
+    }
+}
+
+fn cache_settings(settings: &HubSettings) -> CacheSettings {
+    CacheSettings {
+        memory_bytes: settings.tier.cache_memory_bytes,
+        disk_bytes: settings.tier.cache_disk_bytes,
+        disk_dir: cache_directory(&settings.data_dir),
+        ..CacheSettings::default()
+    }
+}
+
+fn cache_directory(data_dir: &Path) -> Option<std::path::PathBuf> {
+    Some(data_dir.join("cache"))
+}

@@ -1,0 +1,147 @@
+//! Measured numbers: of the hub, of topics, of partitions.
+
+use tidegate_model::{JournalId, TimestampMs, TopicPartition, TopicUid};
+use tidegate_wal::Pressure;
+
+use super::{Error, Hub, Marks, PartitionNumbers};
+use crate::metrics::{Readings, SourceLabels};
+
+/// Numbers of a hub.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HubStatistics {
+    /// Revision of the catalog.
+    pub revision: u64,
+    /// Bytes of the write-ahead log in use.
+    pub wal_used_bytes: u64,
+    /// Bytes that it may use.
+    pub wal_budget_bytes: u64,
+    /// Whether the object store cannot be reached.
+    pub tier_unavailable: bool,
+    /// Age of the oldest record not tiered, in milliseconds.
+    pub tiering_lag_ms: u64,
+    /// Bytes appended since the start.
+    pub appended_bytes: u64,
+    /// Bytes read since the start.
+    pub fetched_bytes: u64,
+    /// Connections of clients.
+    pub connections: u32,
+    /// When it was measured.
+    pub time: TimestampMs,
+}
+
+/// Numbers of a topic.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TopicStatistics {
+    /// Its uid.
+    pub uid: TopicUid,
+    /// Its name.
+    pub name: String,
+    /// Its partitions.
+    pub partitions: Vec<PartitionNumbers>,
+    /// Those with a leader.
+    pub ready: u32,
+    /// Age of the oldest record not tiered, in milliseconds.
+    pub tiering_lag_ms: u64,
+}
+
+impl Hub {
+    /// Numbers of the hub. Looks at every open partition: some microseconds for each.
+    pub fn statistics(&self) -> HubStatistics {
+        let wal = self.inner.wal.status();
+        let metrics = &self.inner.metrics;
+        let now = self.now();
+        let fetched = |source| metrics.fetched.get_or_create(&SourceLabels { source }).get();
+        HubStatistics {
+            revision: self.inner.routes.view().revision,
+            wal_used_bytes: wal.used_bytes,
+            wal_budget_bytes: wal.budget_bytes,
+            tier_unavailable: self.inner.tier_health.unavailable(),
+            tiering_lag_ms: self.inner.journals.values().map(|journal| lag(oldest(journal), now)).max().unwrap_or(0),
+            appended_bytes: metrics.appended.get(),
+            fetched_bytes: fetched("tail") + fetched("tier"),
+            connections: u32::try_from(metrics.connections.get()).unwrap_or(0),
+            time: now,
+        }
+    }
+
+    /// Numbers of topics: of those named (unknown ones are left out), or of all, by name.
+    pub fn topic_statistics(&self, uids: &[TopicUid]) -> Vec<TopicStatistics> {
+        let view = self.inner.routes.view();
+        let now = self.now();
+        let wanted = view.by_name.values().filter(|topic| uids.is_empty() || uids.contains(&topic.uid));
+        wanted
+            .map(|topic| {
+                let partitions: Vec<_> = topic.partitions().filter_map(|(at, journal)| self.numbers(at, journal).ok()).collect();
+                TopicStatistics {
+                    uid: topic.uid,
+                    name: topic.name.to_string(),
+                    ready: partitions.len() as u32,
+                    tiering_lag_ms: partitions.iter().map(|numbers| lag(numbers.oldest_local, now)).max().unwrap_or(0),
+                    partitions,
+                }
+            })
+            .collect()
+    }
+
+    pub(crate) fn numbers(&self, at: TopicPartition, journal: JournalId) -> Result<PartitionNumbers, Error> {
+        let numbers = self.journal(journal)?.read_state(|state| {
+            state.partition(at).map(|partition| PartitionNumbers {
+                partition: at.partition,
+                journal,
+                marks: Marks {
+                    high_watermark: partition.high_watermark(),
+                    log_start: partition.log_start(),
+                    tiered_end: partition.tiered_end(),
+                    epoch: partition.epoch(),
+                },
+                local_bytes: partition.untiered_bytes(),
+                tiered_bytes: partition.tiered_bytes(),
+                oldest_local: partition.tail().untiered().next().map(|item| item.appended),
+            })
+        });
+        numbers.ok_or_else(|| Error::unavailable(format!("partition {at} is not open yet")))
+    }
+
+    /// Sets the gauges from the present state and answers all numbers as text.
+    pub fn metrics_text(&self) -> String {
+        let statistics = self.statistics();
+        let view = self.inner.routes.view();
+        let journals = self.inner.journals.iter().chain([(&JournalId::CATALOG, &self.inner.catalog)]);
+        let readings = Readings {
+            wal_used_bytes: statistics.wal_used_bytes,
+            wal_budget_bytes: statistics.wal_budget_bytes,
+            wal_pressure: match self.inner.wal.status().pressure {
+                Pressure::Normal => 0,
+                Pressure::Soft => 1,
+                Pressure::Hard => 2,
+            },
+            tier_unavailable: statistics.tier_unavailable,
+            tiering_lag_ms: statistics.tiering_lag_ms,
+            journals: journals
+                .map(|(id, journal)| (id.0, journal.applied().borrow().index, journal.leadership().borrow().is_self))
+                .collect(),
+            topics: view.by_uid.len(),
+            partitions: view.by_uid.values().map(|topic| topic.journals.len()).sum(),
+        };
+        self.inner.metrics.set(&readings);
+        self.inner.metrics.text()
+    }
+
+    /// Why the hub is not ready to serve; `None` if it is. Needs no object store.
+    pub fn not_ready(&self) -> Option<String> {
+        if self.inner.intake.is_cancelled() {
+            return Some("the broker is shutting down".to_owned());
+        }
+        None
+    }
+}
+
+fn oldest(journal: &tidegate_journal::Journal) -> Option<TimestampMs> {
+    journal.read_state(|state| {
+        state.partitions().filter_map(|(_, partition)| partition.tail().untiered().next().map(|item| item.appended)).min()
+    })
+}
+
+fn lag(oldest: Option<TimestampMs>, now: TimestampMs) -> u64 {
+    oldest.map_or(0, |oldest| u64::try_from(now.0 - oldest.0).unwrap_or(0))
+}

@@ -1,0 +1,262 @@
+//! Who this volume belongs to: the lock that keeps a second process out, the identity file, and the hub's marker in the object store.
+//!
+//! A volume is bound to one hub, broker and incarnation for ever. A fresh volume never bootstraps over a prefix of the store that is
+//! marked, not even by a hub of the same name: `tidegate recover` is the way for that. It does not know what else lies on the volume.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tidegate_env::{Env, LockGuard};
+use tidegate_model::{BrokerId, HubId};
+use tidegate_tier::keys::Keys;
+use tidegate_tier::{ObjectStore, PutMode, StoreError};
+use uuid::Uuid;
+
+/// Version of the identity file and the marker that this build writes, and the greatest it reads.
+const FORMAT: u32 = 1;
+const IDENTITY: &str = "identity.json";
+const LOCK: &str = "lock";
+const OWNER: &str = "owner";
+
+/// Why a volume or prefix was refused. Nothing was changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Another process has the directory.
+    #[error("{directory} is in use by {owner}: stop that process first, or give this one another data_dir")]
+    InUse {
+        /// The directory.
+        directory: PathBuf,
+        /// What the other process wrote about itself.
+        owner: String,
+    },
+    /// The directory cannot be used.
+    #[error("cannot use {path}")]
+    Io {
+        /// Which path.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The directory holds something else.
+    #[error(
+        "{directory} is not empty and has no {IDENTITY} (it holds `{found}`): it is not a Tidegate directory; give another data_dir"
+    )]
+    Foreign {
+        /// The directory.
+        directory: PathBuf,
+        /// Something in it.
+        found: String,
+    },
+    /// The identity file is damaged.
+    #[error("{path} cannot be read ({problem}): restore it from a backup, or empty the directory and run `tidegate recover`")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Written by a newer build.
+    #[error("{place} has format {found} and this build knows up to {FORMAT}: run the newer build")]
+    Newer {
+        /// File or object.
+        place: String,
+        /// Its format.
+        found: u32,
+    },
+    /// Another broker's volume.
+    #[error(
+        "{directory} belongs to broker {found}, and the setting hub.broker_id says {configured}: mount the right volume or set the right number"
+    )]
+    OtherBroker {
+        /// The directory.
+        directory: PathBuf,
+        /// Whose it is.
+        found: BrokerId,
+        /// Who this is.
+        configured: BrokerId,
+    },
+    /// The prefix belongs to a hub and the volume is empty.
+    #[error(
+        "the object store's prefix belongs to hub {hub} and this volume is empty: run `tidegate recover` to rebuild that hub from its bucket, or give an unused prefix"
+    )]
+    Occupied {
+        /// The hub that marked it.
+        hub: HubId,
+    },
+    /// The prefix belongs to another hub.
+    #[error(
+        "the object store's prefix belongs to hub {found}, and this volume to hub {expected}: set the right bucket and prefix, or mount the right volume"
+    )]
+    OtherHub {
+        /// The hub that marked it.
+        found: HubId,
+        /// The volume's hub.
+        expected: HubId,
+    },
+    /// The store is needed and cannot be used.
+    #[error("a new hub has to mark its prefix of the object store before it starts, and cannot")]
+    Store {
+        /// What it said.
+        #[source]
+        source: StoreError,
+    },
+}
+
+/// What a volume says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Version of the file.
+    pub format: u32,
+    /// The hub.
+    pub hub_id: HubId,
+    /// The broker.
+    pub broker_id: BrokerId,
+    /// Minted once for each volume: a volume that was lost comes back as another one.
+    pub incarnation: Uuid,
+    /// Whether the first start got to its end.
+    pub bootstrapped: bool,
+}
+
+/// The marker object at a hub's prefix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    /// Version of the object.
+    pub format: u32,
+    /// The hub that the prefix belongs to.
+    pub hub_id: HubId,
+    /// The volume that bootstrapped it.
+    pub incarnation: Uuid,
+}
+
+/// A locked data directory; dropping it lets the directory go.
+pub struct Held {
+    directory: PathBuf,
+    _guard: Box<dyn LockGuard>,
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Held({})", self.directory.display())
+    }
+}
+
+/// Locks a data directory and reads who it belongs to; `None` for a fresh one. Blocking.
+pub(crate) fn hold(env: &Env, directory: &Path, owner: &str) -> Result<(Held, Option<Identity>), IdentityError> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| IdentityError::Io { path, source }
+    };
+    env.disk.create_dir_all(directory).map_err(io(directory))?;
+    let owner_path = directory.join(OWNER);
+    let lock_path = directory.join(LOCK);
+    let guard = env.disk.lock(&lock_path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::WouldBlock => {
+            let owner = env.disk.read(&owner_path).map(|text| String::from_utf8_lossy(&text).into_owned());
+            IdentityError::InUse {
+                directory: directory.to_owned(),
+                owner: owner.unwrap_or_else(|_| "another process".to_owned()),
+            }
+        }
+        _ => IdentityError::Io { path: lock_path.clone(), source },
+    })?;
+    let identity = read(env, directory)?;
+    env.disk.write_atomically(&owner_path, owner.as_bytes()).map_err(io(&owner_path))?;
+    Ok((Held { directory: directory.to_owned(), _guard: guard }, identity))
+}
+
+fn read(env: &Env, directory: &Path) -> Result<Option<Identity>, IdentityError> {
+    let path = directory.join(IDENTITY);
+    let io = |source| IdentityError::Io { path: path.clone(), source };
+    if env.disk.metadata(&path).map_err(io)?.is_none() {
+        let names = env.disk.list(directory).map_err(io)?;
+        // A directory as object store may lie within, and has been made by now.
+        let ours = |name: &str| [LOCK, OWNER, "objects", "lost+found"].contains(&name) || name.ends_with(".tmp");
+        return match names.into_iter().find(|entry| !ours(&entry.name)) {
+            Some(found) => Err(IdentityError::Foreign { directory: directory.to_owned(), found: found.name }),
+            None => Ok(None),
+        };
+    }
+    let text = env.disk.read(&path).map_err(io)?;
+    parse(&text).map(Some).map_err(|problem| match problem {
+        Problem::Newer(found) => IdentityError::Newer { place: path.display().to_string(), found },
+        Problem::Damaged(problem) => IdentityError::Damaged { path: path.clone(), problem },
+    })
+}
+
+enum Problem {
+    Newer(u32),
+    Damaged(String),
+}
+
+fn parse<T: for<'a> Deserialize<'a>>(text: &[u8]) -> Result<T, Problem> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        format: u32,
+    }
+    let damaged = |error: serde_json::Error| Problem::Damaged(error.to_string());
+    // The version first: a newer build may have changed everything else.
+    let versioned: Versioned = serde_json::from_slice(text).map_err(damaged)?;
+    if versioned.format > FORMAT {
+        return Err(Problem::Newer(versioned.format));
+    }
+    serde_json::from_slice(text).map_err(damaged)
+}
+
+/// A new identity for an empty volume; not written yet.
+pub(crate) fn mint(env: &Env, broker_id: BrokerId) -> Identity {
+    let hub_id = HubId(env.random.uuid());
+    Identity { format: FORMAT, hub_id, broker_id, incarnation: env.random.uuid(), bootstrapped: false }
+}
+
+/// Writes the identity file, durably. Blocking.
+pub(crate) fn write(env: &Env, directory: &Path, identity: &Identity) -> Result<(), IdentityError> {
+    let path = directory.join(IDENTITY);
+    let io = |source| IdentityError::Io { path: path.clone(), source };
+    let text = serde_json::to_vec_pretty(identity).map_err(|error| io(std::io::Error::other(error)))?;
+    env.disk.write_atomically(&path, &text).map_err(io)
+}
+
+/// Reads the marker of the store's prefix.
+pub(crate) async fn marker(store: &Arc<dyn ObjectStore>, key: &str) -> Result<Option<Marker>, IdentityError> {
+    match store.get(key).await {
+        Ok(text) => parse(&text).map(Some).map_err(|problem| match problem {
+            Problem::Newer(found) => IdentityError::Newer { place: key.to_owned(), found },
+            Problem::Damaged(problem) => IdentityError::Damaged { path: PathBuf::from(key), problem },
+        }),
+        Err(StoreError::NotFound { .. }) => Ok(None),
+        Err(source) => Err(IdentityError::Store { source }),
+    }
+}
+
+/// Marks the store's prefix for a hub. Done again by the same volume it changes nothing; anybody else's mark is refused.
+pub(crate) async fn claim(store: &Arc<dyn ObjectStore>, keys: &Keys, identity: &Identity) -> Result<(), IdentityError> {
+    let key = keys.marker();
+    let ours = Marker { format: FORMAT, hub_id: identity.hub_id, incarnation: identity.incarnation };
+    if let Some(found) = marker(store, &key).await? {
+        return judge(&found, identity);
+    }
+    let text = serde_json::to_vec_pretty(&ours)
+        .map_err(|error| IdentityError::Damaged { path: PathBuf::from(&key), problem: error.to_string() })?;
+    match store.put(&key, vec![Bytes::from(text)], PutMode::CreateOnly).await {
+        Ok(_) => Ok(()),
+        // Somebody was quicker, or our own first try arrived although it seemed to fail.
+        Err(StoreError::AlreadyExists { .. }) => match marker(store, &key).await? {
+            Some(found) => judge(&found, identity),
+            None => Err(IdentityError::Occupied { hub: identity.hub_id }),
+        },
+        Err(source) => Err(IdentityError::Store { source }),
+    }
+}
+
+fn judge(found: &Marker, identity: &Identity) -> Result<(), IdentityError> {
+    if found.hub_id == identity.hub_id {
+        return Ok(());
+    }
+    if identity.bootstrapped {
+        return Err(IdentityError::OtherHub { found: found.hub_id, expected: identity.hub_id });
+    }
+    Err(IdentityError::Occupied { hub: found.hub_id })
+}

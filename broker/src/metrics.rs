@@ -1,0 +1,221 @@
+//! Numbers for Prometheus, named with their units. Counters are bumped where things happen; gauges are read from the hub when somebody
+//! asks.
+
+use std::sync::atomic::AtomicU64;
+
+use parking_lot::Mutex;
+use prometheus_client::encoding::{EncodeLabelSet, text::encode};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// A method and how its calls ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CallLabels {
+    /// Method, as `Produce`.
+    pub method: &'static str,
+    /// `ok`, or the reason of the error.
+    pub result: &'static str,
+}
+
+/// A method.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct MethodLabels {
+    /// Method, as `Produce`.
+    pub method: &'static str,
+}
+
+/// A limit.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LimitLabels {
+    /// The setting, as `limits.max_connections`.
+    pub limit: &'static str,
+}
+
+/// Where bytes came from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SourceLabels {
+    /// `tail` or `tier`.
+    pub source: &'static str,
+}
+
+/// What became of an upload.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ResultLabels {
+    /// `ok` or `failed`.
+    pub result: &'static str,
+}
+
+/// A journal.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct JournalLabels {
+    /// Its number.
+    pub journal: u32,
+}
+
+type F64Gauge = Gauge<f64, AtomicU64>;
+
+/// All numbers of one broker.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    /// Calls by method and result.
+    pub calls: Family<CallLabels, Counter>,
+    /// Duration of calls.
+    pub call_duration: Family<MethodLabels, Histogram, fn() -> Histogram>,
+    /// Requests and connections refused by a limit.
+    pub limited: Family<LimitLabels, Counter>,
+    /// Bytes of batches appended.
+    pub appended: Counter,
+    /// Records appended.
+    pub appended_records: Counter,
+    /// Duplicates of idempotent producers that were not stored again.
+    pub duplicates: Counter,
+    /// Bytes of batches read, by source.
+    pub fetched: Family<SourceLabels, Counter>,
+    /// Uploads of tier objects.
+    pub uploads: Family<ResultLabels, Counter>,
+    /// Bytes of tier objects uploaded.
+    pub uploaded: Counter,
+    /// Objects deleted from the store.
+    pub objects_deleted: Counter,
+    /// Connections of clients now.
+    pub connections: Gauge,
+    wal_used: F64Gauge,
+    wal_budget: F64Gauge,
+    wal_pressure: Gauge,
+    tier_unavailable: Gauge,
+    tiering_lag: F64Gauge,
+    journal_applied: Family<JournalLabels, Gauge>,
+    journal_leading: Family<JournalLabels, Gauge>,
+    topics: Gauge,
+    partitions: Gauge,
+}
+
+/// What gauges are set from.
+#[derive(Clone, Debug, Default)]
+pub struct Readings {
+    /// Bytes of the write-ahead log in use.
+    pub wal_used_bytes: u64,
+    /// Its budget.
+    pub wal_budget_bytes: u64,
+    /// 0 normal, 1 above the soft mark, 2 above the hard mark.
+    pub wal_pressure: i64,
+    /// Whether the store cannot be reached.
+    pub tier_unavailable: bool,
+    /// Age of the oldest record not tiered, in milliseconds.
+    pub tiering_lag_ms: u64,
+    /// (journal, applied index, whether this broker leads it).
+    pub journals: Vec<(u32, u64, bool)>,
+    /// Living topics.
+    pub topics: usize,
+    /// Their partitions.
+    pub partitions: usize,
+}
+
+fn durations() -> Histogram {
+    Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0])
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Metrics {
+            registry: Mutex::new(Registry::with_prefix("tidegate")),
+            calls: Family::default(),
+            call_duration: Family::new_with_constructor(durations),
+            limited: Family::default(),
+            appended: Counter::default(),
+            appended_records: Counter::default(),
+            duplicates: Counter::default(),
+            fetched: Family::default(),
+            uploads: Family::default(),
+            uploaded: Counter::default(),
+            objects_deleted: Counter::default(),
+            connections: Gauge::default(),
+            wal_used: F64Gauge::default(),
+            wal_budget: F64Gauge::default(),
+            wal_pressure: Gauge::default(),
+            tier_unavailable: Gauge::default(),
+            tiering_lag: F64Gauge::default(),
+            journal_applied: Family::default(),
+            journal_leading: Family::default(),
+            topics: Gauge::default(),
+            partitions: Gauge::default(),
+        };
+        let mut registry = Registry::with_prefix("tidegate");
+        metrics.register_counters(&mut registry);
+        metrics.register_gauges(&mut registry);
+        metrics.registry = Mutex::new(registry);
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register_counters(&self, registry: &mut Registry) {
+        registry.register("calls", "Calls by method and result", self.calls.clone());
+        registry.register_with_unit("call_duration", "Duration of calls", Unit::Seconds, self.call_duration.clone());
+        registry.register("limited", "Requests and connections refused, by limit", self.limited.clone());
+        registry.register_with_unit("appended", "Bytes of batches appended", Unit::Bytes, self.appended.clone());
+        registry.register("appended_records", "Records appended", self.appended_records.clone());
+        registry.register("duplicates", "Batches not stored again", self.duplicates.clone());
+        registry.register_with_unit("fetched", "Bytes of batches read, by source", Unit::Bytes, self.fetched.clone());
+        registry.register("tier_uploads", "Uploads of tier objects, by result", self.uploads.clone());
+        registry.register_with_unit("tier_uploaded", "Bytes of tier objects uploaded", Unit::Bytes, self.uploaded.clone());
+        registry.register("tier_objects_deleted", "Objects deleted from the store", self.objects_deleted.clone());
+    }
+
+    fn register_gauges(&self, registry: &mut Registry) {
+        registry.register("connections", "Connections of clients", self.connections.clone());
+        registry.register_with_unit("wal_used", "Bytes of the write-ahead log in use", Unit::Bytes, self.wal_used.clone());
+        registry.register_with_unit("wal_budget", "Bytes that the write-ahead log may use", Unit::Bytes, self.wal_budget.clone());
+        registry.register("wal_pressure", "0 normal, 1 above the soft mark, 2 above the hard mark", self.wal_pressure.clone());
+        registry.register("tier_unavailable", "1 while the object store cannot be reached", self.tier_unavailable.clone());
+        registry.register_with_unit(
+            "tiering_lag",
+            "Age of the oldest record not tiered",
+            Unit::Seconds,
+            self.tiering_lag.clone(),
+        );
+        registry.register("journal_applied_index", "Last entry applied, by journal", self.journal_applied.clone());
+        registry.register("journal_leading", "1 where this broker leads the journal", self.journal_leading.clone());
+        registry.register("topics", "Living topics", self.topics.clone());
+        registry.register("partitions", "Partitions of living topics", self.partitions.clone());
+    }
+
+    /// Notes the end of a call.
+    pub fn called(&self, method: &'static str, result: &'static str, seconds: f64) {
+        self.calls.get_or_create(&CallLabels { method, result }).inc();
+        self.call_duration.get_or_create(&MethodLabels { method }).observe(seconds);
+    }
+
+    /// Notes that a limit refused something.
+    pub fn limit(&self, limit: &'static str) {
+        self.limited.get_or_create(&LimitLabels { limit }).inc();
+    }
+
+    /// Sets the gauges.
+    pub fn set(&self, readings: &Readings) {
+        self.wal_used.set(readings.wal_used_bytes as f64);
+        self.wal_budget.set(readings.wal_budget_bytes as f64);
+        self.wal_pressure.set(readings.wal_pressure);
+        self.tier_unavailable.set(readings.tier_unavailable.into());
+        self.tiering_lag.set(readings.tiering_lag_ms as f64 / 1000.0);
+        self.topics.set(readings.topics as i64);
+        self.partitions.set(readings.partitions as i64);
+        for &(journal, applied, leading) in &readings.journals {
+            self.journal_applied.get_or_create(&JournalLabels { journal }).set(applied as i64);
+            self.journal_leading.get_or_create(&JournalLabels { journal }).set(leading.into());
+        }
+    }
+
+    /// All numbers in OpenMetrics text.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        match encode(&mut text, &self.registry.lock()) {
+            Ok(()) => text,
+            Err(error) => format!("# {error}\n"),
+        }
+    }
+}

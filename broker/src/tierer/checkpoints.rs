@@ -1,0 +1,106 @@
+//! Checkpoints of a journal's state in the store, for `tidegate recover` from a bucket alone.
+//!
+//! A checkpoint object is intended like any other, and stays so while it is one of the newest two; older ones are abandoned, and deleted
+//! as condemned objects are.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tidegate_journal::Journal;
+use tidegate_journal::entry::{ObjectKey, Operation, Unit};
+use tidegate_journal::state::Position;
+use tidegate_model::{JournalId, TimestampMs};
+use tidegate_tier::{PutMode, checkpoint};
+
+use super::{TierError, Tierer};
+use crate::hub::{Inner, applied, submit_error};
+
+/// Newest checkpoints that are kept.
+const KEPT: usize = 2;
+
+/// What this process knows of a journal's checkpoints in the store.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// When the last one was uploaded, by the monotonic clock.
+    last: Option<Duration>,
+    /// The Raft index it goes up to.
+    index: u64,
+    /// Keys that were condemned in its state already, so that it does not need their objects.
+    pub(super) condemned: BTreeSet<ObjectKey>,
+}
+
+impl Tierer {
+    /// Uploads a checkpoint when it is time and something changed.
+    pub(super) async fn checkpoint_to_store(&self) -> Result<(), TierError> {
+        let now = self.hub.env.clock.monotonic();
+        let interval = Duration::from_millis(self.hub.settings.tier.checkpoint_interval_ms);
+        let applied = self.journal()?.read_state(|state| state.applied().index);
+        {
+            let progress = self.checkpoints.lock();
+            // Its own `Intend` is an entry too: only more than that is news.
+            let fresh = progress.last.is_some_and(|last| now.saturating_sub(last) < interval);
+            if fresh || applied <= progress.index + 1 {
+                return Ok(());
+            }
+        }
+        let (index, condemned) = upload(&self.hub, self.journal()?, self.id).await?;
+        *self.checkpoints.lock() = Progress { last: Some(now), index, condemned };
+        self.abandon_old_checkpoints().await
+    }
+
+    async fn abandon_old_checkpoints(&self) -> Result<(), TierError> {
+        let old: Vec<ObjectKey> = self.journal()?.read_state(|state| {
+            let mut checkpoints: Vec<_> = state
+                .objects()
+                .intended()
+                .filter(|(key, _)| self.hub.keys.parse_checkpoint(key).is_some())
+                .map(|(key, time)| (time, Arc::clone(key)))
+                .collect();
+            checkpoints.sort();
+            checkpoints.truncate(checkpoints.len().saturating_sub(KEPT));
+            checkpoints.into_iter().map(|(_, key)| key).collect()
+        });
+        for key in old {
+            self.propose(Operation::Abandon { key }).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Uploads checkpoints of all journals now, so that a recovery finds the hub as it is at this moment (apart from what is not tiered).
+pub(crate) async fn upload_all(hub: &Inner) -> Result<(), TierError> {
+    for (id, journal) in hub.journals.iter().chain([(&JournalId::CATALOG, &hub.catalog)]) {
+        upload(hub, journal, *id).await?;
+    }
+    Ok(())
+}
+
+/// A state as it is stored, and what it says of itself.
+struct Encoded {
+    at: Position,
+    time: TimestampMs,
+    bytes: Vec<u8>,
+    condemned: BTreeSet<ObjectKey>,
+}
+
+/// Uploads a journal's state as it is, and answers up to which entry it goes and what is condemned in it.
+async fn upload(hub: &Inner, journal: &Journal, id: JournalId) -> Result<(u64, BTreeSet<ObjectKey>), TierError> {
+    let state = journal.read_state(|state| Encoded {
+        at: state.applied(),
+        time: state.time(),
+        bytes: state.encode(),
+        condemned: state.objects().condemned().map(|(key, _)| Arc::clone(key)).collect(),
+    });
+    let (index, term) = (state.at.index, state.at.term);
+    let envelope =
+        checkpoint::Envelope { hub: hub.hub_id, journal: id, index, term, time: state.time, state: Bytes::from(state.bytes) };
+    let bytes = Bytes::from(envelope.encode().map_err(|error| TierError::Wrong(error.to_string()))?);
+    let key: ObjectKey = Arc::from(hub.keys.checkpoint(id, index, hub.env.random.uuid()).as_str());
+    let intent = journal.submit(Unit::of(Operation::Intend { key: Arc::clone(&key) })).await.map_err(submit_error)?;
+    applied(intent.await)?;
+    let put = hub.store.put(&key, vec![bytes], PutMode::CreateOnly).await?;
+    hub.store.verify(&key, put).await?;
+    Ok((index, state.condemned))
+}

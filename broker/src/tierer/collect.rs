@@ -1,0 +1,66 @@
+//! Freeing: the log's copies of what is tiered, intended keys that came to nothing, condemned objects.
+
+use std::sync::Arc;
+
+use tidegate_journal::entry::{ObjectKey, Operation};
+use tidegate_wal::Pressure;
+
+use super::{TierError, Tierer};
+
+/// Keys in one `Forget` at most.
+const FORGET: usize = 256;
+
+impl Tierer {
+    /// Gives up keys that were intended and that nobody works on: uploads cut off by a crash, a change of leader, an error.
+    pub(super) async fn abandon_stale(&self) -> Result<(), TierError> {
+        let stale: Vec<ObjectKey> = self.journal()?.read_state(|state| {
+            let working = self.working.lock();
+            let intended = state
+                .objects()
+                .intended()
+                .filter(|(key, _)| !working.contains(*key) && self.hub.keys.parse_checkpoint(key).is_none());
+            intended.map(|(key, _)| Arc::clone(key)).collect()
+        });
+        for key in stale {
+            tracing::info!(journal = %self.id, %key, "an upload came to nothing and is abandoned");
+            self.propose(Operation::Abandon { key }).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets the log drop what is tiered when it is short of room. (Without need the journal does so by itself, by bytes.)
+    pub(super) async fn release_local(&self) -> Result<(), TierError> {
+        if self.hub.wal.status().pressure == Pressure::Normal {
+            return Ok(());
+        }
+        let journal = self.journal()?;
+        let (held, releasable) = journal.read_state(|state| (state.first_retained(), state.releasable()));
+        if held.is_some_and(|held| held <= releasable) {
+            journal.checkpoint().await.map_err(|error| TierError::Wrong(format!("no checkpoint could be taken: {error}")))?;
+        }
+        Ok(())
+    }
+
+    /// Deletes condemned objects after their grace, once a checkpoint in the store no longer refers to them: `recover` from the newest
+    /// checkpoint must find every object that it names.
+    pub(super) async fn delete_condemned(&self) -> Result<(), TierError> {
+        let grace = i64::try_from(self.hub.settings.object_grace_ms).unwrap_or(i64::MAX);
+        let before = self.now().0.saturating_sub(grace);
+        let covered = self.checkpoints.lock().condemned.clone();
+        if covered.is_empty() {
+            return Ok(());
+        }
+        let condemned: Vec<ObjectKey> = self.journal()?.read_state(|state| {
+            let due = state.objects().condemned().filter(|(key, since)| since.0 <= before && covered.contains(*key));
+            due.map(|(key, _)| Arc::clone(key)).take(FORGET).collect()
+        });
+        for key in &condemned {
+            self.hub.store.delete(key).await?;
+            self.hub.metrics.objects_deleted.inc();
+        }
+        if !condemned.is_empty() {
+            self.propose(Operation::Forget { keys: condemned }).await?;
+        }
+        Ok(())
+    }
+}

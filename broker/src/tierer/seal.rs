@@ -1,0 +1,148 @@
+//! What goes to the store next: which partitions, how much of each, in which object. Pure choice over numbers, apart from reading them.
+
+use std::collections::BTreeMap;
+
+use tidegate_journal::state::{PartitionState, State};
+use tidegate_model::{Offset, TimestampMs, TopicPartition, TopicUid};
+use tidegate_wal::Pressure;
+
+use super::{TierError, Tierer};
+use crate::hub::View;
+use crate::settings::TierSettings;
+
+/// A stretch of a partition that is to be moved: from its tiered end to a batch boundary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Take {
+    pub(super) at: TopicPartition,
+    pub(super) from: Offset,
+    pub(super) to: Offset,
+    pub(super) bytes: u64,
+}
+
+/// What becomes one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) takes: Vec<Take>,
+}
+
+/// Bytes and age from which on a topic's partitions are sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Threshold {
+    bytes: u64,
+    age_ms: u64,
+}
+
+impl Tierer {
+    /// Seals what is due and uploads it, as many objects at a time as the settings allow.
+    pub(super) async fn seal_and_upload(&self) -> Result<(), TierError> {
+        let uploads = self.hub.settings.tier.uploads as usize;
+        loop {
+            let plans = self.plans()?;
+            if plans.is_empty() || self.hub.stopping.is_cancelled() {
+                return Ok(());
+            }
+            for plans in plans.chunks(uploads) {
+                let outcomes = futures::future::join_all(plans.iter().map(|plan| self.move_out(plan))).await;
+                outcomes.into_iter().collect::<Result<(), _>>()?;
+            }
+        }
+    }
+
+    fn plans(&self) -> Result<Vec<Plan>, TierError> {
+        let view = self.hub.routes.view();
+        let pressed = self.hub.wal.status().pressure != Pressure::Normal;
+        let now = self.now();
+        let tier = &self.hub.settings.tier;
+        Ok(self.journal()?.read_state(|state| pack(due(state, &view, tier, now, pressed), tier.object_bytes)))
+    }
+}
+
+/// Stretches that are due: by bytes, by age, or all of them when the log is short of room.
+fn due(state: &State, view: &View, tier: &TierSettings, now: TimestampMs, pressed: bool) -> Vec<Take> {
+    let mut thresholds = BTreeMap::<TopicUid, Threshold>::new();
+    let mut takes = Vec::new();
+    for (_, at) in state.untiered() {
+        let Some(partition) = state.partition(at) else { continue };
+        let threshold = *thresholds.entry(at.topic).or_insert_with(|| threshold(view, at.topic, tier));
+        let oldest = partition.tail().untiered().next().map_or(now, |item| item.appended);
+        let age = u64::try_from(now.0.saturating_sub(oldest.0)).unwrap_or(0);
+        if !pressed && partition.untiered_bytes() < threshold.bytes && age < threshold.age_ms {
+            continue;
+        }
+        stretches(at, partition, tier.object_bytes, &mut takes);
+    }
+    takes
+}
+
+fn threshold(view: &View, topic: TopicUid, tier: &TierSettings) -> Threshold {
+    let settings = view.by_uid.get(&topic).map(|topic| &topic.settings);
+    Threshold {
+        bytes: settings.and_then(|settings| settings.seal_bytes).unwrap_or(tier.seal_bytes),
+        age_ms: settings.and_then(|settings| settings.seal_age_ms).unwrap_or(tier.seal_age_ms),
+    }
+}
+
+/// One partition's data that is not tiered, in stretches of at most `most` bytes. Only the first round of them is taken: the tiered end
+/// must have moved before the next can follow.
+fn stretches(at: TopicPartition, partition: &PartitionState, most: u64, takes: &mut Vec<Take>) {
+    let from = partition.tiered_end().max(partition.log_start());
+    let mut take = Take { at, from, to: from, bytes: 0 };
+    for item in partition.tail().untiered() {
+        if take.bytes > 0 && take.bytes + u64::from(item.bytes) > most {
+            break;
+        }
+        take.to = item.end;
+        take.bytes += u64::from(item.bytes);
+    }
+    if take.to > take.from {
+        takes.push(take);
+    }
+}
+
+/// Puts stretches together into objects: large ones alone, small ones together.
+fn pack(takes: Vec<Take>, object_bytes: u64) -> Vec<Plan> {
+    let mut plans = Vec::new();
+    let mut shared: Vec<Take> = Vec::new();
+    let mut shared_bytes = 0;
+    for take in takes {
+        if take.bytes >= object_bytes / 2 {
+            plans.push(Plan { takes: vec![take] });
+            continue;
+        }
+        if shared_bytes + take.bytes > object_bytes && !shared.is_empty() {
+            plans.push(Plan { takes: std::mem::take(&mut shared) });
+            shared_bytes = 0;
+        }
+        shared_bytes += take.bytes;
+        shared.push(take);
+    }
+    if !shared.is_empty() {
+        plans.push(Plan { takes: shared });
+    }
+    for plan in &mut plans {
+        // A topic's partitions side by side: readers of one topic find its bytes together.
+        plan.takes.sort_by_key(|take| take.at);
+    }
+    plans
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_model::PartitionId;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn take(partition: i32, bytes: u64) -> Take {
+        let at = TopicPartition { topic: TopicUid(Uuid::nil()), partition: PartitionId(partition) };
+        Take { at, from: Offset(0), to: Offset(1), bytes }
+    }
+
+    #[test]
+    fn large_stretches_get_their_own_object_and_small_ones_share() {
+        let plans = pack(vec![take(0, 100), take(1, 10), take(2, 30), take(3, 45), take(4, 20)], 100);
+        let sizes: Vec<Vec<i32>> = plans.iter().map(|plan| plan.takes.iter().map(|take| take.at.partition.0).collect()).collect();
+        assert_eq!(sizes, [vec![0], vec![1, 2, 3], vec![4]]);
+        assert!(plans.iter().all(|plan| plan.takes.len() == 1 || plan.takes.iter().map(|take| take.bytes).sum::<u64>() <= 100));
+    }
+}

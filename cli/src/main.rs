@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod context;
+mod exported_metrics;
 mod generate;
 mod input;
 mod progress;
@@ -15,6 +16,7 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser};
 
 use crate::args::{Cli, Command};
+use crate::commands::server::Greeting;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -24,7 +26,7 @@ fn main() -> ExitCode {
         Err(error) => Err(anyhow::Error::new(error).context("cannot start the runtime")),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("tidegate: {}", context::describe(&error));
             ExitCode::from(context::exit_code(&error))
@@ -32,20 +34,21 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> Result<()> {
+async fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
-        Command::Topic(args) => commands::topic::run(args).await,
-        Command::Apply(args) => commands::apply::run(args).await,
-        Command::Consume(args) => commands::consume::run(args).await,
-        Command::Produce(args) => commands::produce::run(args).await,
-        Command::Generate(args) => commands::produce::generate(args).await,
-        Command::Bench(args) => commands::bench::run(args).await,
-        Command::Offsets(args) => commands::offsets::run(args).await,
-        Command::Inspect(args) => commands::inspect::run(&args),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "tidegate", &mut std::io::stdout());
-            Ok(())
-        }
-        _ => Ok(()),
+        Command::Dev(args) => return commands::server::run(args, Greeting::Person).await,
+        Command::Broker(args) => return commands::server::run(args, Greeting::None).await,
+        Command::Topic(args) => commands::topic::run(args).await?,
+        Command::Apply(args) => commands::apply::run(args).await?,
+        Command::Produce(args) => commands::produce::run(args).await?,
+        Command::Consume(args) => commands::consume::run(args).await?,
+        Command::Offsets(args) => commands::offsets::run(args).await?,
+        Command::Generate(args) => commands::produce::generate(args).await?,
+        Command::Bench(args) => commands::bench::run(args).await?,
+        Command::Inspect(args) => commands::inspect::run(&args)?,
+        Command::Config(args) => commands::server::config(&args)?,
+        Command::Completions { shell } => clap_complete::generate(shell, &mut Cli::command(), "tidegate", &mut std::io::stdout()),
+        _ => {}
     }
+    Ok(ExitCode::SUCCESS)
 }

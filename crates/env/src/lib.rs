@@ -3,8 +3,10 @@
 //! Production takes [`Env::real`]; a simulation passes its own, so that a whole hub runs in one deterministic process with faults. Knows
 //! nothing of Tidegate.
 
+pub mod conformance;
 pub mod disk;
 pub mod real;
+pub mod sim;
 
 use std::sync::Arc;
 use std::time::Duration;

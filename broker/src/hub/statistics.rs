@@ -102,6 +102,27 @@ impl Hub {
         numbers.ok_or_else(|| Error::unavailable(format!("partition {at} is not open yet")))
     }
 
+    /// Tier objects that the journals' states refer to (those that manifests list apart), and those being uploaded or deleted.
+    pub fn tier_objects(&self) -> u64 {
+        let count = |journal: &tidegate_journal::Journal| {
+            journal.read_state(|state| {
+                let mut keys = std::collections::BTreeSet::new();
+                for (_, partition) in state.partitions() {
+                    keys.extend(partition.tier().map(|piece| piece.key().clone()));
+                }
+                let objects = state.objects();
+                keys.extend(
+                    objects.intended().map(|(key, _)| key.clone()).filter(|key| self.inner.keys.parse_checkpoint(key).is_none()),
+                );
+                keys.extend(
+                    objects.condemned().map(|(key, _)| key.clone()).filter(|key| self.inner.keys.parse_checkpoint(key).is_none()),
+                );
+                keys.len() as u64
+            })
+        };
+        self.inner.journals.values().map(count).sum()
+    }
+
     /// Sets the gauges from the present state and answers all numbers as text.
     pub fn metrics_text(&self) -> String {
         let statistics = self.statistics();

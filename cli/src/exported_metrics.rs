@@ -67,9 +67,14 @@ fn samples(text: &str, name: &str) -> Vec<(Vec<KeyValue>, f64)> {
             Some((labels, value)) => (labels, value),
             None => ("", rest),
         };
-        let Some(Ok(value)) = value.strip_prefix(' ').map(|value| value.split(' ').next().unwrap_or_default().parse()) else { continue };
+        let Some(Ok(value)) = value.strip_prefix(' ').map(|value| value.split(' ').next().unwrap_or_default().parse()) else {
+            continue;
+        };
         let labels = labels.split(',').filter_map(|label| label.split_once('='));
-        samples.push((labels.map(|(key, value)| KeyValue::new(key.to_owned(), value.trim_matches('"').to_owned())).collect(), value));
+        samples.push((
+            labels.map(|(key, value)| KeyValue::new(key.to_owned(), value.trim_matches('"').to_owned())).collect(),
+            value,
+        ));
     }
     samples
 }

@@ -125,6 +125,7 @@ fn a_second_process_on_the_same_data_is_refused() {
     let (folder, _hub) = hub();
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     command.arg("dev").arg("--data-dir").arg(folder.path().join("data"));
+    command.args(["--set", &format!("object_store.directory.path={}", folder.path().join("other-objects").display())]);
     for listener in ["client", "operator", "http"] {
         command.args(["--set", &format!("listeners.{listener}=127.0.0.1:0")]);
     }

@@ -19,6 +19,8 @@ pub struct AppendTicket {
     bytes: u64,
     stamped: bool,
     hub: Hub,
+    /// From the submission to the commit; ends with the ticket.
+    span: tracing::Span,
 }
 
 impl Hub {
@@ -52,8 +54,9 @@ impl Hub {
             let window = producers::window_of(batch.header().producer_id);
             operations.push(Operation::Append { at: route.at, batch: batch.into_bytes(), window });
         }
+        let span = tracing::info_span!("append to log", journal = route.journal.0, bytes, offset = tracing::field::Empty);
         let ticket = self.submit_unit(journal, Unit { preconditions: Vec::new(), operations }).await?;
-        Ok(AppendTicket { ticket, record_count, bytes, stamped, hub: self.clone() })
+        Ok(AppendTicket { ticket, record_count, bytes, stamped, hub: self.clone(), span })
     }
 
     /// Refuses a caller whose leader epoch is not the partition's.
@@ -107,6 +110,7 @@ impl AppendTicket {
         let Some(Outcome::Appended(first)) = outcomes.first() else {
             return Err(Error::internal(format!("an append came to {outcomes:?}")));
         };
+        self.span.record("offset", first.base.0);
         let stored = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Appended(appended) if !appended.duplicate));
         let metrics = &self.hub.inner.metrics;
         if stored {

@@ -149,7 +149,7 @@ pub(crate) fn hold(env: &Env, directory: &Path, owner: &str) -> Result<(Held, Op
         let path = path.to_owned();
         move |source| IdentityError::Io { path, source }
     };
-    env.disk.create_dir_all(directory).map_err(io(directory))?;
+    env.disk.create_dir_all_durably(directory).map_err(io(directory))?;
     let owner_path = directory.join(OWNER);
     let lock_path = directory.join(LOCK);
     let guard = env.disk.lock(&lock_path).map_err(|source| match source.kind() {

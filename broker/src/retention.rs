@@ -28,10 +28,12 @@ pub(crate) async fn run(hub: Hub) {
     let interval = Duration::from_millis(hub.inner.settings.retention_interval_ms);
     loop {
         tokio::select! {
+            biased;
             () = hub.inner.env.clock.sleep(interval) => {}
             () = hub.inner.stopping.cancelled() => return,
         }
         let outcome = tokio::select! {
+            biased;
             outcome = pass(&hub) => outcome,
             () = hub.inner.stopping.cancelled() => return,
         };

@@ -116,6 +116,7 @@ impl Hub {
     async fn wait_for_any(&self, watches: &mut [watch::Receiver<Offset>], left: Duration) {
         let changes = select_all(watches.iter_mut().map(|watch| watch.changed().boxed()));
         tokio::select! {
+            biased;
             _ = changes => {}
             () = self.inner.env.clock.sleep(left) => {}
             () = self.inner.intake.cancelled() => {}

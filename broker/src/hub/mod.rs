@@ -126,6 +126,7 @@ impl Hub {
             })
         });
         tokio::select! {
+            biased;
             failed = self.inner.wal.failed() => failed.to_string(),
             (reason, ..) = futures::future::select_all(journals) => reason,
         }
@@ -191,6 +192,7 @@ impl Hub {
             inner.wal.clone().close().await;
         };
         tokio::select! {
+            biased;
             () = work => {}
             () = inner.env.clock.sleep(deadline) => tracing::warn!(?deadline, "shutdown took too long and was cut off"),
         }

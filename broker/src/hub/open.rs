@@ -127,6 +127,7 @@ async fn follow_catalog(inner: Arc<Inner>) {
     let mut changes = inner.catalog.catalog_changes();
     loop {
         tokio::select! {
+            biased;
             changed = changes.changed() => if changed.is_err() { return },
             () = inner.stopping.cancelled() => return,
         }

@@ -90,6 +90,7 @@ impl Tierer {
         loop {
             // A pass that is dropped half-way is what a crash leaves: the next start abandons what it intended.
             let outcome = tokio::select! {
+                biased;
                 outcome = self.pass() => outcome,
                 () = self.hub.stopping.cancelled() => return,
             };
@@ -107,6 +108,7 @@ impl Tierer {
                 }
             };
             tokio::select! {
+                biased;
                 () = self.hub.env.clock.sleep(Duration::from_millis(wait)) => {}
                 () = self.hub.stopping.cancelled() => return,
             }

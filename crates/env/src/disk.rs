@@ -59,6 +59,21 @@ pub trait Disk: Send + Sync {
     /// Bytes that can still be written to the file system of `path`.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
 
+    /// Makes a folder and those above it, each new name durable in the folder that holds it: without that, a power cut takes the folder with
+    /// all that was synced in it.
+    fn create_dir_all_durably(&self, path: &Path) -> io::Result<()> {
+        let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !matches!(self.metadata(folder), Ok(Some(_)));
+        let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+        self.create_dir_all(path)?;
+        // The folder's own name is synced even if it is there: a process that was killed right after making it may not have done so.
+        let names = missing.iter().rev().copied().filter(|folder| *folder != path).chain([path]);
+        for folder in names {
+            let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+            self.sync_dir(parent.unwrap_or(Path::new(".")))?;
+        }
+        Ok(())
+    }
+
     /// Replaces a file's content so that a crash leaves the old or the new, never a mixture. Durable on return.
     fn write_atomically(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let folder = path.parent().unwrap_or(Path::new("."));

@@ -98,7 +98,7 @@ impl Checkpoints {
         let (disk, path) = (env.disk.clone(), folder.clone());
         let (kept, newest) = env
             .run_blocking(move || {
-                disk.create_dir_all(&path)?;
+                disk.create_dir_all_durably(&path)?;
                 let mut names = disk.list(&path)?;
                 names.retain(|entry| entry.name.starts_with(&prefix(journal)));
                 let (mut kept, mut newest) = (Vec::new(), None);

@@ -3,6 +3,7 @@
 //! A put writes a temporary file, syncs it, gives it its name by a hard link, which fails if the name is taken, and syncs the folders. So a
 //! crash leaves the whole object or none; what it may leave under [`TEMPORARY`] is removed when the store is opened.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tidegate_env::{Disk, Env, LockGuard, OpenMode};
 
 use super::{ObjectInfo, ObjectStore, Put, PutMode, StoreError, validate_key, validate_prefix, validate_range};
@@ -31,6 +33,8 @@ pub struct DirectoryStore {
 struct Shared {
     root: PathBuf,
     next_temporary: AtomicU64,
+    /// Folders whose names this process has made durable, all of them below the root.
+    durable_folders: Mutex<BTreeSet<PathBuf>>,
     _lock: Box<dyn LockGuard>,
 }
 
@@ -49,7 +53,7 @@ impl DirectoryStore {
         let (disk, root) = (env.disk.clone(), root.into());
         let shared = env
             .run_blocking(move || -> io::Result<Shared> {
-                create_durably(disk.as_ref(), &root)?;
+                disk.create_dir_all_durably(&root)?;
                 let lock = disk.lock(&root.join(LOCK)).map_err(|error| {
                     let hint = "is the folder of another running hub? Give this one another";
                     io::Error::new(error.kind(), format!("cannot lock {}: {error}; {hint}", root.join(LOCK).display()))
@@ -60,7 +64,7 @@ impl DirectoryStore {
                 }
                 disk.create_dir_all(&temporary)?;
                 disk.sync_dir(&root)?;
-                Ok(Shared { root, next_temporary: AtomicU64::new(0), _lock: lock })
+                Ok(Shared { root, next_temporary: AtomicU64::new(0), durable_folders: Mutex::default(), _lock: lock })
             })
             .await?;
         Ok(DirectoryStore { shared: Arc::new(shared), env: env.clone() })
@@ -163,13 +167,27 @@ enum Linked {
 }
 
 impl Shared {
+    /// Makes the folders down to `folder`, each name durable; once for each in the life of the process, as one that was killed may have made
+    /// them without that.
+    fn ensure_folder(&self, disk: &dyn Disk, folder: &Path) -> io::Result<()> {
+        if self.durable_folders.lock().contains(folder) {
+            return Ok(());
+        }
+        let below_root = folder.ancestors().take_while(|ancestor| *ancestor != self.root);
+        for ancestor in below_root.collect::<Vec<_>>().into_iter().rev() {
+            disk.create_dir_all_durably(ancestor)?;
+        }
+        self.durable_folders.lock().insert(folder.to_owned());
+        Ok(())
+    }
+
     fn write(&self, disk: &dyn Disk, key: &str, body: &[Bytes]) -> io::Result<Linked> {
         let path = self.root.join(key);
         if metadata(disk, &path)?.is_some() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let folder = path.parent().unwrap_or(&self.root);
-        create_durably(disk, folder)?;
+        self.ensure_folder(disk, folder)?;
         let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
         let temporary = self.root.join(TEMPORARY).join(number.to_string());
         let linked = write_synced(disk, &temporary, body).and_then(|()| disk.hard_link(&temporary, &path));
@@ -190,25 +208,6 @@ fn write_synced(disk: &dyn Disk, path: &Path, body: &[Bytes]) -> io::Result<()> 
     let file = disk.open(path, OpenMode::CreateNew)?;
     file.write_vectored_at(body, 0)?;
     file.sync_all()
-}
-
-/// Makes a folder with those above it, and each new name durable in the folder that holds it.
-fn create_durably(disk: &dyn Disk, path: &Path) -> io::Result<()> {
-    let mut missing = Vec::new();
-    let mut at = Some(path);
-    while let Some(folder) = at.filter(|folder| !folder.as_os_str().is_empty()) {
-        if metadata(disk, folder)?.is_some() {
-            break;
-        }
-        missing.push(folder);
-        at = folder.parent();
-    }
-    disk.create_dir_all(path)?;
-    for folder in missing.into_iter().rev() {
-        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        disk.sync_dir(parent)?;
-    }
-    Ok(())
 }
 
 /// As `Disk::metadata`; a path through a file counts as nothing, too.

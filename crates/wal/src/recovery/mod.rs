@@ -67,7 +67,7 @@ fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenEr
 /// Opens or makes the log. Blocks.
 pub(crate) fn open(settings: Settings, env: &Env) -> Result<Opened, OpenError> {
     let disk = &*env.disk;
-    disk.create_dir_all(&settings.directory).map_err(io_error("make the folder", &settings.directory))?;
+    disk.create_dir_all_durably(&settings.directory).map_err(io_error("make the folder", &settings.directory))?;
     let lock_path = settings.directory.join("lock");
     let lock = disk.lock(&lock_path).map_err(|source| match source.kind() {
         io::ErrorKind::WouldBlock => OpenError::Locked { path: lock_path.clone() },

@@ -48,7 +48,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Inspect(args) => commands::inspect::run(&args)?,
         Command::Config(args) => commands::server::config(&args)?,
         Command::Completions { shell } => clap_complete::generate(shell, &mut Cli::command(), "tidegate", &mut std::io::stdout()),
-        _ => {}
+        Command::Recover(args) => commands::recover::run(&args).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -150,3 +150,92 @@ fn grpcurl_finds_the_services_by_reflection_and_the_probes_answer() {
         assert!(answer.contains(expected), "{path}: {answer}");
     }
 }
+
+/// The files below a folder.
+fn files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            found.extend(files(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+#[test]
+fn what_a_hub_wrote_is_inspected_and_kafkas_own_tool_reads_what_was_tiered() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = HubOptions::default().set("hub.tier.seal_age_ms", 200).set("hub.tier.interval_ms", 50);
+    let mut hub = Hub::start(folder.path(), &options);
+    hub.run(&["topic", "create", "t"]);
+    let lines: String = (0..500).map(|number| format!("line {number}\n")).collect();
+    feed(&hub, &["produce", "t", "--compression", "lz4"], lines.as_bytes());
+    hub.wait_until_tiered("t");
+    let hub_command = |arguments: &[&str]| hub.run(arguments);
+    let wal =
+        files(&folder.path().join("data/wal")).into_iter().find(|path| path.extension().is_some_and(|end| end == "wal")).unwrap();
+    assert!(hub_command(&["inspect", wal.to_str().unwrap()]).contains("Entry"));
+    let object =
+        files(&folder.path().join("data-objects")).into_iter().find(|path| path.to_str().unwrap().contains("/objects/")).unwrap();
+    assert!(hub_command(&["inspect", object.to_str().unwrap()]).contains("500"), "the object holds 500 records");
+    let log = folder.path().join("00000000000000000000.log");
+    hub_command(&["inspect", object.to_str().unwrap(), "--kafka-log", log.to_str().unwrap()]);
+    hub.process.terminate();
+    let checkpoint = files(&folder.path().join("data/checkpoints"))
+        .into_iter()
+        .find(|path| path.extension().is_some_and(|end| end == "checkpoint"));
+    assert!(hub.run(&["inspect", checkpoint.unwrap().to_str().unwrap()]).contains("state hash"));
+    let dumped = support::succeed(Command::new("bash").arg(repository().join("tests/kafka/dump-log.sh")).arg(&log));
+    let said = String::from_utf8(dumped.stdout).unwrap();
+    assert!(said.contains("500 records, all valid"), "{said}");
+}
+
+/// Whether the newest checkpoint of every journal in the store is as new as the journal, but for the entries that its own upload made.
+fn checkpoints_are_fresh(folder: &std::path::Path, hub: &Hub) -> bool {
+    let uploaded = files(&folder.join("data-objects"));
+    let newest = |journal: u64| {
+        let indexes = uploaded.iter().filter_map(|path| {
+            let (folder, name) = (path.parent()?.file_name()?.to_str()?, path.file_name()?.to_str()?);
+            let is_checkpoint = path.to_str()?.contains("/checkpoints/") && folder.parse() == Ok(journal);
+            is_checkpoint.then(|| name.split('-').next()?.parse::<u64>().ok()).flatten()
+        });
+        indexes.max().unwrap_or(0)
+    };
+    let metrics = support::http_get(&hub.http, "metrics");
+    let applied =
+        metrics.lines().filter_map(|line| line.strip_prefix("tidegate_journal_applied_index{journal=\"")?.split_once("\"} "));
+    let applied: Vec<(u64, u64)> = applied.map(|(journal, index)| (journal.parse().unwrap(), index.parse().unwrap())).collect();
+    applied.len() == 5 && applied.iter().all(|(journal, index)| newest(*journal) + 4 >= *index)
+}
+
+#[test]
+fn a_hub_is_rebuilt_from_its_object_store_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = HubOptions::default()
+        .set("hub.tier.seal_age_ms", 200)
+        .set("hub.tier.interval_ms", 50)
+        .set("hub.tier.checkpoint_interval_ms", 1000);
+    let mut hub = Hub::start(folder.path(), &options);
+    hub.run(&["topic", "create", "t", "--partitions", "2"]);
+    feed(
+        &hub,
+        &["produce", "t", "--key-until", "e"],
+        (0..500).map(|number| format!("{number}e\n")).collect::<String>().as_bytes(),
+    );
+    hub.wait_until_tiered("t");
+    let before = consume_all(&hub, "t");
+    support::wait_for("checkpoints in the object store that know of it", || {
+        checkpoints_are_fresh(folder.path(), &hub).then_some(())
+    });
+    hub.process.kill();
+    std::fs::remove_dir_all(folder.path().join("data")).unwrap();
+    let mut recover = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let output = support::succeed(recover.arg("recover").arg("--data-dir").arg(folder.path().join("data")));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("was rebuilt as"));
+    let hub = Hub::start(folder.path(), &options);
+    assert_eq!(consume_all(&hub, "t"), before);
+    feed(&hub, &["produce", "t"], b"after\n");
+    assert_eq!(consume_all(&hub, "t").len(), 501);
+}

@@ -6,6 +6,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use tidegate_env::Env;
 use tidegate_journal::raft::{InspectedCheckpoint, inspect_checkpoint, is_checkpoint};
+use tidegate_tier::checkpoint::Envelope;
+use tidegate_tier::manifest::{ManifestObject, ManifestRange};
+use tidegate_tier::object::{Footer, FooterRange};
 use tidegate_wal::inspect::{Frame, inspect};
 
 use crate::args::{InspectArgs, Output};
@@ -24,6 +27,30 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     if is_checkpoint(&bytes) {
         let checkpoint = inspect_checkpoint(&bytes).map_err(|problem| anyhow::anyhow!("{}: {problem}", path.display()))?;
         show_checkpoint(&checkpoint, args.output);
+        return Ok(());
+    }
+    if let Ok(footer) = Footer::of(&bytes) {
+        return match &args.kafka_log {
+            Some(target) => kafka_log(args, &footer, &bytes, target),
+            None => {
+                show_tier_object(&footer, args.output);
+                Ok(())
+            }
+        };
+    }
+    if let Ok(manifest) = ManifestObject::decode(&bytes) {
+        show_manifest(&manifest, args.output);
+        return Ok(());
+    }
+    if let Ok(envelope) = Envelope::decode(&bytes) {
+        println!(
+            "checkpoint object of journal {} of hub {} at term {}, index {}: a state of {}",
+            envelope.journal,
+            envelope.hub,
+            envelope.term,
+            envelope.index,
+            human_bytes(envelope.state.len() as u64)
+        );
         return Ok(());
     }
     bail!("{} is none of what a hub writes: a WAL file, a checkpoint, a tier object, a manifest object", path.display())
@@ -77,6 +104,104 @@ fn wal(path: &Path, output: Output) -> Result<()> {
         if found.damaged { "; DAMAGED: a frame that was durable is not whole" } else { "" }
     );
     Ok(())
+}
+
+/// Writes the batches of one range as Kafka's log segments hold them: nothing but the batches, whose base offsets are final.
+fn kafka_log(args: &InspectArgs, footer: &Footer, object: &[u8], target: &Path) -> Result<()> {
+    let wanted = |range: &&FooterRange| {
+        let topic = args
+            .topic
+            .as_deref()
+            .is_none_or(|topic| topic == range.header.topic_name || topic == range.header.at.topic.to_string());
+        topic && args.partition.is_none_or(|partition| partition == range.header.at.partition.0)
+    };
+    let found: Vec<&FooterRange> = footer.ranges.iter().filter(wanted).collect();
+    let [range] = found.as_slice() else {
+        bail!(
+            "{} ranges of the object are meant: name one by --topic and --partition (`inspect` without --kafka-log lists them)",
+            found.len()
+        );
+    };
+    let place = &range.placement;
+    let batches = usize::try_from(place.position).ok().zip(usize::try_from(place.position + place.bytes).ok());
+    let batches = batches.and_then(|(start, end)| object.get(start..end)).context("the range lies outside of the object")?;
+    let blocks = usize::try_from(footer.data_bytes).ok().and_then(|end| object.get(..end)).context("the object is cut")?;
+    footer.verify_blocks(0, blocks)?;
+    std::fs::write(target, batches).with_context(|| format!("cannot write {}", target.display()))?;
+    println!(
+        "{} of {}: offsets {} to {} written to {}",
+        range.header.at.partition,
+        range.header.topic_name,
+        place.base,
+        place.end,
+        target.display()
+    );
+    Ok(())
+}
+
+fn show_tier_object(footer: &Footer, output: Output) {
+    if output == Output::Json {
+        let ranges: Vec<Value> = footer
+            .ranges
+            .iter()
+            .map(|range| {
+                let place = &range.placement;
+                json!({
+                    "topic": range.header.topic_name, "topicUid": place.at.topic.to_string(), "partition": place.at.partition.0,
+                    "base": place.base.0, "end": place.end.0, "position": place.position, "bytes": place.bytes,
+                    "maxTimestampMs": place.max_timestamp.0,
+                })
+            })
+            .collect();
+        println!(
+            "{:#}",
+            json!({"key": footer.key, "hub": footer.hub.to_string(), "journal": footer.journal.0, "ranges": ranges})
+        );
+        return;
+    }
+    println!(
+        "tier object {}\nof journal {}, {} of data in {} checked blocks\n",
+        footer.key,
+        footer.journal,
+        human_bytes(footer.data_bytes),
+        footer.blocks.len()
+    );
+    let rows: Vec<Vec<String>> = footer
+        .ranges
+        .iter()
+        .map(|range| {
+            let place = &range.placement;
+            vec![
+                range.header.topic_name.clone(),
+                place.at.partition.to_string(),
+                place.base.to_string(),
+                place.end.to_string(),
+                place.position.to_string(),
+                human_bytes(place.bytes),
+            ]
+        })
+        .collect();
+    print!("{}", table(&["TOPIC", "PARTITION", "FIRST", "END", "POSITION", "BYTES"], &rows));
+}
+
+fn show_manifest(manifest: &ManifestObject, output: Output) {
+    let row =
+        |range: &ManifestRange| vec![range.base.to_string(), range.end.to_string(), human_bytes(range.bytes), range.key.clone()];
+    if output == Output::Json {
+        let ranges: Vec<Value> = manifest
+            .ranges
+            .iter()
+            .map(|range| json!({"base": range.base.0, "end": range.end.0, "bytes": range.bytes, "key": range.key}))
+            .collect();
+        println!(
+            "{:#}",
+            json!({"topicUid": manifest.at.topic.to_string(), "partition": manifest.at.partition.0, "ranges": ranges})
+        );
+        return;
+    }
+    println!("manifest object of partition {}\n", manifest.at);
+    let rows: Vec<Vec<String>> = manifest.ranges.iter().map(row).collect();
+    print!("{}", table(&["FIRST", "END", "BYTES", "OBJECT"], &rows));
 }
 
 fn show_checkpoint(checkpoint: &InspectedCheckpoint, output: Output) {

@@ -14,6 +14,7 @@ pub(crate) mod consume;
 pub(crate) mod inspect;
 pub(crate) mod offsets;
 pub(crate) mod produce;
+pub(crate) mod recover;
 pub(crate) mod server;
 pub(crate) mod topic;
 

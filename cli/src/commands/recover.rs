@@ -1,0 +1,36 @@
+//! `tidegate recover`: a hub from its object store alone, into an empty data directory.
+
+use anyhow::{Context, Result};
+use tidegate_broker::recover::recover;
+use tidegate_broker::stores;
+use tidegate_env::Env;
+
+use crate::args::RecoverArgs;
+use crate::context::table;
+use crate::settings::load;
+
+/// Runs the command and tells what came back and what is lost.
+pub(crate) async fn run(args: &RecoverArgs) -> Result<()> {
+    let settings = load(&args.server, std::env::vars())?;
+    let env = Env::real();
+    let store = stores::open(&settings.broker.object_store, &env).await.context("cannot set up the object store")?;
+    eprintln!("reading the checkpoints of the hub in the object store");
+    let recovered = recover(&settings.broker.hub, &env, store).await?;
+    println!("hub {} was rebuilt as {} in {}", recovered.from, recovered.hub, settings.broker.hub.data_dir.display());
+    for journal in &recovered.missing {
+        println!("journal {journal} has no whole checkpoint in the store: its partitions begin empty");
+    }
+    if recovered.lost.is_empty() {
+        println!(
+            "Everything that the checkpoints knew of is in the object store. What was appended after the last checkpoint and not tiered is gone."
+        );
+        return Ok(());
+    }
+    println!("These records were acknowledged, were not in the object store yet, and are lost (later ones may be, too):\n");
+    let row = |(topic, lost): &(String, tidegate_journal::state::Lost)| {
+        vec![topic.clone(), lost.at.partition.to_string(), lost.from.to_string(), lost.end.to_string()]
+    };
+    let rows: Vec<Vec<String>> = recovered.lost.iter().map(row).collect();
+    print!("{}", table(&["TOPIC", "PARTITION", "FROM", "UP TO"], &rows));
+    Ok(())
+}

@@ -42,7 +42,6 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
         "tidegate-sim",
         &["tidegate-model", "tidegate-env", "tidegate-wal", "tidegate-journal", "tidegate-tier", "tidegate-broker"],
     ),
-    ("bench", "tidegate-bench", &["tidegate-model", "tidegate-client", "tidegate-proto"]),
     ("xtask", "xtask", &[]),
 ];
 

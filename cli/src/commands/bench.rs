@@ -128,5 +128,5 @@ fn report(args: &BenchArgs, measured: &Measured) {
         at(0.99),
         at(1.0)
     );
-    println!("Client and hub share this machine; docs/benchmarks.md says how to measure beside other systems.");
+    println!("Client and hub share this machine; A release build is what to measure: cargo build --release.");
 }

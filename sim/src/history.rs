@@ -127,7 +127,8 @@ mod tests {
     #[test]
     fn each_bad_history_is_found() {
         use Outcome::{Acknowledged, Refused, Unknown};
-        let cases: [(&[(&str, Outcome)], &[(i64, &str)], &str); 7] = [
+        type Case = (&'static [(&'static str, Outcome)], &'static [(i64, &'static str)], &'static str);
+        let cases: [Case; 7] = [
             (&[("a", Acknowledged(0))], &[], "lost write"),
             (&[("a", Acknowledged(0))], &[(0, "a"), (1, "a")], "duplicate"),
             (&[("a", Acknowledged(1)), ("b", Unknown)], &[(0, "a"), (1, "b")], "inconsistent offset"),

@@ -17,7 +17,8 @@ pub struct AppendTicket {
     ticket: Ticket,
     record_count: u32,
     bytes: u64,
-    stamped: bool,
+    /// The time that the batches were stamped with, where the topic asks for that.
+    stamp: Option<TimestampMs>,
     hub: Hub,
     /// From the submission to the commit; ends with the ticket.
     span: tracing::Span,
@@ -41,14 +42,16 @@ impl Hub {
         if append.batches.is_empty() {
             return Err(Error::invalid("batches", "is empty: send at least one batch"));
         }
-        let stamped = route.topic.settings.timestamp_type == TimestampType::LogAppendTime;
-        let now = self.now();
+        let stamp = (route.topic.settings.timestamp_type == TimestampType::LogAppendTime).then(|| self.now());
         let mut bytes = 0u64;
         let mut record_count = 0u32;
         let mut operations = Vec::with_capacity(append.batches.len());
         for batch in append.batches {
             check_batch(&route, &batch)?;
-            let batch = if stamped { batch.with_log_append_time(now) } else { batch };
+            let batch = match stamp {
+                Some(time) => batch.with_log_append_time(time),
+                None => batch,
+            };
             bytes += batch.bytes().len() as u64;
             record_count = record_count.saturating_add(batch.header().record_count as u32);
             let window = producers::window_of(batch.header().producer_id);
@@ -56,7 +59,7 @@ impl Hub {
         }
         let span = tracing::info_span!("append to log", journal = route.journal.0, bytes, offset = tracing::field::Empty);
         let ticket = self.submit_unit(journal, Unit { preconditions: Vec::new(), operations }).await?;
-        Ok(AppendTicket { ticket, record_count, bytes, stamped, hub: self.clone(), span })
+        Ok(AppendTicket { ticket, record_count, bytes, stamp, hub: self.clone(), span })
     }
 
     /// Refuses a caller whose leader epoch is not the partition's.
@@ -122,7 +125,7 @@ impl AppendTicket {
         Ok(Appended {
             base_offset: first.base,
             record_count: self.record_count,
-            log_append_time: self.stamped.then_some(TimestampMs(first.time.0)),
+            log_append_time: self.stamp,
             log_start: first.log_start,
             epoch: first.epoch,
             duplicate: !stored,

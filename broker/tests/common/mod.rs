@@ -2,8 +2,9 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, reason = "tests use real files and clocks")]
 
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -16,6 +17,7 @@ use tidegate_model::{
     BatchBuilder, Compression, Offset, ProducerEpoch, ProducerId, RecordBatch, Sequence, TimestampMs, TopicSettings,
 };
 use tidegate_tier::ObjectStore;
+use tokio::sync::Mutex;
 
 /// Small files, quick tiering.
 pub(crate) fn settings(directory: &Path) -> HubSettings {
@@ -40,9 +42,19 @@ pub(crate) fn untiered(directory: &Path) -> HubSettings {
     settings
 }
 
+/// The stores of this process that are open: a folder is locked, so a second handle of it must be the first one.
+static STORES: Mutex<BTreeMap<PathBuf, Weak<dyn ObjectStore>>> = Mutex::const_new(BTreeMap::new());
+
 pub(crate) async fn store(directory: &Path) -> Arc<dyn ObjectStore> {
-    let settings = ObjectStoreSettings::Directory { path: directory.join("store") };
-    tidegate_broker::stores::open(&settings, &Env::real()).await.unwrap()
+    let path = directory.join("store");
+    let mut stores = STORES.lock().await;
+    if let Some(store) = stores.get(&path).and_then(Weak::upgrade) {
+        return store;
+    }
+    let settings = ObjectStoreSettings::Directory { path: path.clone() };
+    let store = tidegate_broker::stores::open(&settings, &Env::real()).await.unwrap();
+    stores.insert(path, Arc::downgrade(&store));
+    store
 }
 
 pub(crate) async fn try_open(settings: HubSettings, directory: &Path) -> Result<Hub, OpenError> {

@@ -16,4 +16,4 @@ bash tests/kafka/dump-log.sh
 say "running the tests"
 cargo test --workspace --profile "$profile"
 say "running simulations: the same seed twice, then a slice of seeds"
-cargo run --quiet --package tidegate-sim --profile "$profile" -- --seeds 200 --seconds 60
+cargo run --quiet --package tidegate-sim --profile "$profile" -- --seeds 60

@@ -10,6 +10,7 @@ mod tests;
 
 use std::time::Duration;
 
+use futures::FutureExt;
 use tidegate_env::Random;
 use tidegate_env::sim::{Ended, Fault, Latency, OperationKind, SimHandle, SimRandom, Simulation};
 
@@ -60,7 +61,10 @@ pub fn run(seed: u64) -> Result<Report, String> {
             }
             life::live(env, plan, &mut history)
         });
+        // A cut that the process notices first, by a call that fails, ends the life all the same; what it then says of the disk means nothing.
+        let is_cut = simulation.disk().power_cut().now_or_never().is_some();
         match ended {
+            Ended::Output(_) | Ended::PowerCut if is_cut => power_cuts += 1,
             Ended::PowerCut => power_cuts += 1,
             Ended::Stuck => return Err(format!("life {number} stands still: {:?}", simulation.disk().recent())),
             Ended::Output(life::End::Failed(_)) if !is_last => disk_errors += 1,

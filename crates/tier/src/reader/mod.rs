@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tidegate_env::{Env, Joined};
 use tidegate_model::batch::{BatchHeader, HEADER_BYTES};
 use tidegate_model::{Offset, TopicPartition};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::envelope::DecodeError;
 use crate::object::{BLOCK_BYTES, Footer, TRAILER_BYTES};
@@ -36,7 +36,7 @@ const FOOTERS: usize = 256;
 const AHEAD: u64 = 8;
 /// Data read in one go at the most, unless a single batch is larger.
 const MOST_WINDOW_BYTES: u64 = 32 * SPAN_BYTES;
-/// Read-ahead tasks remembered, so that they end with the reader.
+/// Fetches remembered, so that they end with the reader.
 const TASKS: usize = 64;
 
 /// An object in the store.
@@ -135,10 +135,12 @@ pub struct TierRead {
 type SpanId = (Arc<str>, u64);
 type Fetch = Shared<BoxFuture<'static, Result<Bytes, TierReadError>>>;
 
-/// Reads ranges. Cheap to clone.
+/// Reads ranges. Cheap to clone. A read whose future is dropped leaves nothing behind: what it had begun to fetch goes into the caches.
 #[derive(Clone)]
 pub struct TierReader {
     inner: Arc<Inner>,
+    /// Apart from `inner`, which the tasks themselves hold: the last reader to go ends them.
+    tasks: Arc<Tasks>,
 }
 
 struct Inner {
@@ -152,19 +154,44 @@ struct Inner {
     statistics: Mutex<CacheStatistics>,
     /// Where each object was read last, and how many spans were fetched ahead then.
     sequential: Mutex<BTreeMap<Arc<str>, (u64, u64)>>,
-    tasks: Mutex<VecDeque<Box<dyn Joined>>>,
+}
+
+/// The latest fetches.
+#[derive(Default)]
+struct Tasks(Mutex<VecDeque<Box<dyn Joined>>>);
+
+impl Tasks {
+    fn keep(&self, task: Box<dyn Joined>) {
+        let mut tasks = self.0.lock();
+        tasks.push_back(task);
+        if tasks.len() > TASKS {
+            tasks.pop_front();
+        }
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.0.get_mut().iter().for_each(|task| task.abort());
+    }
+}
+
+/// A fetch on its way: whatever ends it, the next reader of the span begins anew or finds it in memory.
+struct Flight {
+    inner: Arc<Inner>,
+    id: SpanId,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.inner.fetches.lock().remove(&self.id);
+    }
 }
 
 #[derive(Default)]
 struct Footers {
     by_key: BTreeMap<Arc<str>, Arc<Footer>>,
     order: VecDeque<Arc<str>>,
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.tasks.get_mut().iter().for_each(|task| task.abort());
-    }
 }
 
 impl TierReader {
@@ -187,9 +214,8 @@ impl TierReader {
             requests: Semaphore::new(settings.requests.max(1)),
             statistics: Mutex::default(),
             sequential: Mutex::default(),
-            tasks: Mutex::default(),
         };
-        Ok(TierReader { inner: Arc::new(inner) })
+        Ok(TierReader { inner: Arc::new(inner), tasks: Arc::default() })
     }
 
     /// How often the caches helped.
@@ -293,14 +319,24 @@ impl TierReader {
         if let Some(fetch) = fetches.get(&id) {
             return fetch.clone();
         }
-        let (inner, footer, span) = (Arc::clone(&self.inner), Arc::clone(footer), id.clone());
-        let fetch = async move {
-            let result = inner.load_span(&span, &footer).await;
-            inner.fetches.lock().remove(&span);
-            result
+        // A task of its own carries the fetch to its end: if those who wait went on with it themselves, the last to give up would leave it
+        // half done, with its place among the requests taken for ever.
+        let (done, result) = oneshot::channel();
+        let ended = StoreError::Unavailable {
+            key: key.to_string(),
+            operation: "get",
+            message: "the reader was closed while it fetched".to_owned(),
         };
-        let fetch = fetch.boxed().shared();
-        fetches.insert(id, fetch.clone());
+        let fetch = result.map(|result| result.unwrap_or(Err(TierReadError::Store(ended)))).boxed().shared();
+        fetches.insert(id.clone(), fetch.clone());
+        drop(fetches);
+        let (flight, footer) = (Flight { inner: Arc::clone(&self.inner), id }, Arc::clone(footer));
+        let carry = async move {
+            let result = flight.inner.load_span(&flight.id, &footer).await;
+            drop(flight);
+            let _ = done.send(result);
+        };
+        self.tasks.keep(self.inner.env.threads.task("tier-fetch", carry.boxed()));
         fetch
     }
 
@@ -323,14 +359,8 @@ impl TierReader {
             if self.inner.memory.lock().holds(&(Arc::clone(key), number)) {
                 continue;
             }
-            let fetch = self.span(key, footer, number);
-            // An error is met again by whoever really reads it.
-            let task = self.inner.env.threads.task("read-ahead", async move { drop(fetch.await) }.boxed());
-            let mut tasks = self.inner.tasks.lock();
-            tasks.push_back(task);
-            if tasks.len() > TASKS {
-                tasks.pop_front();
-            }
+            // It is carried to its end by its task. An error is met again by whoever really reads it.
+            drop(self.span(key, footer, number));
         }
     }
 }

@@ -17,6 +17,8 @@ struct MemoryStore {
     requests: AtomicUsize,
     /// Requests yet to be answered with a flipped byte.
     damage: AtomicUsize,
+    /// While it is there, requests for data wait until a permit is added.
+    held: Mutex<Option<Arc<Semaphore>>>,
 }
 
 #[async_trait]
@@ -32,6 +34,10 @@ impl ObjectStore for MemoryStore {
     }
     async fn get_range(&self, key: &str, range: std::ops::Range<u64>) -> Result<Bytes, StoreError> {
         self.requests.fetch_add(1, Ordering::Relaxed);
+        let held = self.held.lock().clone();
+        if let Some(held) = held {
+            held.acquire().await.unwrap().forget();
+        }
         let object = self.get(key).await?;
         let mut bytes = object.slice(range.start as usize..range.end as usize).to_vec();
         let damaged = self.damage.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
@@ -216,4 +222,28 @@ async fn an_offset_outside_of_the_range_is_refused() {
         let read = reader(&stored, CacheSettings::default()).read(&stored.object, &stored.ranges[0], Offset(offset), 1).await;
         assert!(matches!(read, Err(TierReadError::OutOfRange { .. })), "{offset}");
     }
+}
+
+#[tokio::test]
+async fn readers_that_give_up_hold_no_request() {
+    let stored = stored(200, 20_000).await;
+    let reader = reader(&stored, CacheSettings { requests: 2, ..CacheSettings::default() });
+    read_all(&reader, &stored, 0, 498, 1).await;
+    let held = Arc::new(Semaphore::new(0));
+    *stored.store.held.lock() = Some(Arc::clone(&held));
+    for from in [100, 160] {
+        let before = stored.store.requests.load(Ordering::Relaxed);
+        let mut read = Box::pin(reader.read(&stored.object, &stored.ranges[0], Offset(from), 1));
+        while stored.store.requests.load(Ordering::Relaxed) == before {
+            assert!(futures::poll!(&mut read).is_pending());
+            tokio::task::yield_now().await;
+        }
+        drop(read);
+    }
+    *stored.store.held.lock() = None;
+    held.add_permits(100);
+    // Other spans than those that were given up: both permits must be free again.
+    let read = reader.read(&stored.object, &stored.ranges[1], Offset(480), 1);
+    let read = tokio::time::timeout(std::time::Duration::from_secs(20), read).await;
+    assert!(read.expect("a read waits for ever behind those that were given up").is_ok());
 }

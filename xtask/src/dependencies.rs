@@ -11,6 +11,7 @@ use crate::Finding;
 const ALLOWED: &[(&str, &str, &[&str])] = &[
     ("crates/model", "tidegate-model", &[]),
     ("crates/env", "tidegate-env", &[]),
+    ("crates/checker", "tidegate-checker", &["tidegate-model"]),
     ("crates/wal", "tidegate-wal", &["tidegate-model", "tidegate-env"]),
     ("crates/tier", "tidegate-tier", &["tidegate-model", "tidegate-env"]),
     ("crates/journal", "tidegate-journal", &["tidegate-model", "tidegate-env", "tidegate-wal"]),
@@ -35,12 +36,21 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
             "tidegate-client",
             "tidegate-crd",
             "tidegate-broker",
+            "tidegate-checker",
         ],
     ),
     (
         "sim",
         "tidegate-sim",
-        &["tidegate-model", "tidegate-env", "tidegate-wal", "tidegate-journal", "tidegate-tier", "tidegate-broker"],
+        &[
+            "tidegate-model",
+            "tidegate-env",
+            "tidegate-wal",
+            "tidegate-journal",
+            "tidegate-tier",
+            "tidegate-broker",
+            "tidegate-checker",
+        ],
     ),
     ("xtask", "xtask", &[]),
 ];

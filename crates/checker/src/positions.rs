@@ -1,0 +1,56 @@
+//! Committed positions of groups whose consumers commit one position at a time, up or down.
+
+use std::collections::{BTreeSet, HashMap};
+
+use tidegate_model::TopicPartition;
+
+use crate::event::Outcome;
+use crate::rule::{Rule, Verdict};
+
+/// A group's position in a partition.
+type Place = (u32, TopicPartition);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// What was committed or read last.
+    certain: Option<i64>,
+    /// What a commit of unknown outcome may make, or may have made, of it.
+    possible: BTreeSet<i64>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Positions {
+    places: HashMap<Place, Known>,
+    pending: HashMap<u64, (Place, i64)>,
+}
+
+impl Positions {
+    pub(crate) fn commit(&mut self, id: u64, place: Place, offset: i64) {
+        self.pending.insert(id, (place, offset));
+        self.places.entry(place).or_default().possible.insert(offset);
+    }
+
+    pub(crate) fn committed(&mut self, id: u64, outcome: Outcome<()>) {
+        let Some((place, offset)) = self.pending.remove(&id) else { return };
+        let known = self.places.entry(place).or_default();
+        match outcome {
+            Outcome::Ok(()) => {
+                known.certain = Some(offset);
+                known.possible.remove(&offset);
+            }
+            Outcome::Fail => drop(known.possible.remove(&offset)),
+            Outcome::Info => {}
+        }
+    }
+
+    pub(crate) fn read(&mut self, place: Place, offset: Option<i64>, verdict: &mut Verdict) {
+        let known = self.places.entry(place).or_default();
+        let (group, at) = place;
+        if offset != known.certain && !offset.is_some_and(|offset| known.possible.contains(&offset)) {
+            let certain = known.certain;
+            let detail = || format!("{at}, group {group}: {certain:?} was committed, {offset:?} is read");
+            verdict.add(Rule::Position, detail);
+        }
+        known.certain = offset;
+    }
+}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what building (and, with the argument `tests`, testing) Tidegate needs and this machine lacks; says what it does.
+# Installs what building (with the argument `tests`: testing; with `cluster`: running the test cluster of deploy/cluster) Tidegate needs and this machine lacks; says what it does.
 # Debian and Ubuntu packages come by apt, Rust by rustup, test tools by `go install`, `cargo install` and pip into
 # ${TIDEGATE_TOOLS:-~/.cache/tidegate/tools}. Nothing that is there is touched. Safe to run again.
 set -euo pipefail
@@ -45,4 +45,10 @@ need_rust
 if [ "$purpose" = tests ]; then
   need_packages python3:python3 mvn:maven java:default-jre-headless go:golang-go
   for tool in tests/tools/*.sh; do bash "$tool" >/dev/null; done
+fi
+
+if [ "$purpose" = cluster ]; then
+  need_packages python3:python3 go:golang-go containerd:containerd runc:runc /usr/lib/cni/bridge:containernetworking-plugins conntrack:conntrack \
+    iptables:iptables ip:iproute2 socat:socat openssl:openssl curl:curl musl-gcc:musl-tools
+  for tool in deploy/cluster/tools/*.sh tests/tools/{minio,grpcurl,python}.sh; do bash "$tool" >/dev/null; done
 fi

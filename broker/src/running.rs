@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::grpc::{self, Edge, Served};
 use crate::http;
 use crate::hub::{Hub, OpenError};
-use crate::settings::{BrokerSettings, Limits, SettingError};
+use crate::settings::{BrokerSettings, Limits, OperatorKeys, SettingError};
 
 /// Why a broker did not start.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +72,14 @@ pub async fn serve(mut settings: BrokerSettings, env: Env) -> Result<RunningBrok
 /// As [`serve`], over a given object store.
 pub async fn serve_with(settings: BrokerSettings, env: Env, store: Arc<dyn ObjectStore>) -> Result<RunningBroker, ServeError> {
     settings.validate()?;
+    let operator_keys = settings.operator.keys(&env, settings.listeners.operator.ip().is_loopback())?;
+    if matches!(operator_keys, OperatorKeys::Closed) {
+        tracing::warn!(
+            "calls of the operator will be refused: listeners.operator = {} is not on loopback, and neither operator.public_key nor \
+             operator.public_key_file is set",
+            settings.listeners.operator
+        );
+    }
     // Ports first: a port that is taken should not cost a recovery.
     let client = listen("client", settings.listeners.client).await?;
     let operator = listen("operator", settings.listeners.operator).await?;
@@ -92,6 +100,7 @@ pub async fn serve_with(settings: BrokerSettings, env: Env, store: Arc<dyn Objec
         draining: CancellationToken::new(),
         tasks: TaskTracker::new(),
         endpoint: settings.listeners.advertised.clone().unwrap_or_else(|| client_addr.to_string()),
+        operator_keys,
         grace: Duration::from_millis(settings.shutdown_deadline_ms),
         limits: settings.limits,
     });

@@ -61,7 +61,7 @@ async fn nothing_acknowledged_is_lost_in_twenty_rounds_of_kill_9() {
     let folder = tempfile::tempdir().unwrap();
     // Small files and quick sealing, so that kills also fall into recycling, checkpoints and uploads.
     let options = HubOptions::default()
-        .set("hub.wal.file_bytes", 1 << 20)
+        .set("hub.wal.file_bytes", 4 << 20)
         .set("hub.wal.budget_bytes", 256 << 20)
         .set("hub.tier.seal_bytes", 64 << 10)
         .set("hub.tier.seal_age_ms", 200)

@@ -172,7 +172,7 @@ fn real_events_come_back_from_the_object_store_complete_and_in_order() {
         .with_minio(&minio)
         .set("hub.tier.seal_age_ms", 500)
         .set("hub.tier.interval_ms", 100)
-        .set("hub.wal.file_bytes", 1 << 20)
+        .set("hub.wal.file_bytes", 4 << 20)
         .set("hub.journal.checkpoint_bytes", 1 << 20);
     let hub = Hub::start(folder.path(), &options);
     for (topic, partitions) in [("tweets", "3"), ("access-log", "4"), ("flights", "3")] {

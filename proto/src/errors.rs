@@ -49,6 +49,7 @@ pub const fn code(reason: Reason) -> Code {
         Reason::TimedOut => Code::DeadlineExceeded,
         Reason::CorruptData => Code::DataLoss,
         Reason::RevisionMismatch => Code::Aborted,
+        Reason::Unauthenticated => Code::Unauthenticated,
     }
 }
 
@@ -192,6 +193,7 @@ fn reason_for_code(code: Code) -> Reason {
         Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled | Code::Aborted => Reason::Unavailable,
         Code::ResourceExhausted => Reason::Throttled,
         Code::DataLoss => Reason::CorruptData,
+        Code::Unauthenticated => Reason::Unauthenticated,
         _ => Reason::Internal,
     }
 }
@@ -221,7 +223,7 @@ mod tests {
             assert_eq!(reason_from_name(reason_name(reason)), Some(reason));
             seen += 1;
         }
-        assert_eq!(seen, 32, "a new reason needs a look at `code` and `is_retryable`");
+        assert_eq!(seen, 33, "a new reason needs a look at `code` and `is_retryable`");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod convert;
 pub mod errors;
 pub mod framing;
+pub mod token;
 
 /// Package `tidegate.v1`: what clients speak.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

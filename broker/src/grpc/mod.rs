@@ -1,5 +1,6 @@
 //! The gRPC edge: decoding, limits, errors and framing over the [`Hub`]. It decides nothing about data.
 
+mod authority;
 mod bulk;
 mod consumer;
 mod convert;
@@ -28,7 +29,7 @@ use tonic::{Response, Status};
 
 use crate::hub::{Error, Hub};
 use crate::metrics::Metrics;
-use crate::settings::Limits;
+use crate::settings::{Limits, OperatorKeys};
 
 pub(crate) use server::{Served, serve};
 
@@ -47,6 +48,8 @@ pub(crate) struct Edge {
     pub(crate) tasks: TaskTracker,
     /// The `host:port` that clients are told.
     pub(crate) endpoint: String,
+    /// What calls of the operator must show.
+    pub(crate) operator_keys: OperatorKeys,
     /// How long a goodbye lasts.
     pub(crate) grace: Duration,
 }

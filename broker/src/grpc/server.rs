@@ -22,6 +22,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::Edge;
+use super::authority::Guarded;
 use super::bulk::{BulkConsumer, BulkProducer};
 use super::groups::Groups;
 use super::metadata::Metadata;
@@ -118,10 +119,8 @@ async fn operator_services(edge: &Arc<Edge>) -> (Router, HealthReporter) {
         .build_v1()
         .expect("the descriptors are compiled in");
     health.set_service_status("", ServingStatus::Serving).await;
-    let router = builder(edge)
-        .add_service(health_service)
-        .add_service(reflection)
-        .add_service(OperatorServiceServer::new(Operator(Arc::clone(edge))).max_encoding_message_size(usize::MAX));
+    let operator = OperatorServiceServer::new(Operator(Arc::clone(edge))).max_encoding_message_size(usize::MAX);
+    let router = builder(edge).add_service(health_service).add_service(reflection).add_service(Guarded::new(edge, operator));
     (router, health)
 }
 

@@ -40,7 +40,7 @@ pub use append::AppendTicket;
 pub use error::Error;
 pub use groups::GroupListing;
 pub use open::OpenError;
-pub(crate) use open::wal_settings;
+pub(crate) use open::{unit_bytes, wal_settings};
 pub use producers::InitProducer;
 pub(crate) use routes::{Routes, View, settings_of};
 pub use statistics::{HubStatistics, TopicStatistics};
@@ -236,7 +236,7 @@ pub(crate) fn submit_error(error: JournalError) -> Error {
             field: "batches".to_owned(),
             bytes: bytes as u64,
             limit: limit as u64,
-            setting: "hub.journal.in_flight_bytes",
+            setting: "the least of 16 MiB, half of hub.wal.file_bytes and hub.journal.in_flight_bytes",
         },
         JournalError::Failed { .. } => Error::Unavailable { problem },
     }

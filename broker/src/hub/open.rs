@@ -255,8 +255,13 @@ fn journal_settings(settings: &HubSettings) -> tidegate_journal::JournalSettings
     tidegate_journal::JournalSettings {
         data_bytes: u32::try_from(settings.journal.in_flight_bytes).unwrap_or(u32::MAX),
         checkpoint_bytes: settings.journal.checkpoint_bytes,
-        ..tidegate_journal::JournalSettings::new(u64::from(settings.broker_id))
+        ..tidegate_journal::JournalSettings::fitting(u64::from(settings.broker_id), wal_settings(settings).max_payload_bytes())
     }
+}
+
+/// Bytes of batches that one append may have.
+pub(crate) fn unit_bytes(settings: &HubSettings) -> usize {
+    journal_settings(settings).unit_bytes
 }
 
 fn cache_settings(settings: &HubSettings) -> CacheSettings {

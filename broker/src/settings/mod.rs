@@ -3,6 +3,7 @@
 //! It opens nothing and reads no environment. Every problem names the field by its path, the limit and the way out.
 
 mod limits;
+mod operator;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use limits::Limits;
+pub use operator::{OperatorKeys, OperatorSettings};
 pub use store::{ObjectStoreSettings, S3StoreSettings};
 
 /// A setting that cannot be used.
@@ -49,6 +51,8 @@ pub struct BrokerSettings {
     pub object_store: ObjectStoreSettings,
     /// Where the broker listens.
     pub listeners: ListenerSettings,
+    /// Who may call the operator's service.
+    pub operator: OperatorSettings,
     /// Bounds of what one request and all requests may take.
     pub limits: Limits,
     /// How long a stop may take, in milliseconds, 0 to 600000; what is not finished then is cut off. Default 30000.
@@ -64,6 +68,7 @@ impl Default for BrokerSettings {
             hub: HubSettings::default(),
             object_store: ObjectStoreSettings::default(),
             listeners: ListenerSettings::default(),
+            operator: OperatorSettings::default(),
             limits: Limits::default(),
             shutdown_deadline_ms: 30_000,
         }
@@ -76,7 +81,7 @@ impl Default for BrokerSettings {
 pub struct ListenerSettings {
     /// gRPC for clients. Default `127.0.0.1:7171`; port 0 takes a free one.
     pub client: SocketAddr,
-    /// gRPC for the operator. Default `127.0.0.1:7172`.
+    /// gRPC for the operator. Default `127.0.0.1:7172`. On any but a loopback address calls are refused unless there is a key under `operator`.
     pub operator: SocketAddr,
     /// HTTP for metrics and probes. Default `127.0.0.1:7173`.
     pub http: SocketAddr,
@@ -154,7 +159,7 @@ impl Default for HubSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WalSettings {
-    /// Length of one file in bytes, 1 MiB to 1 GiB. Default 64 MiB.
+    /// Length of one file in bytes, 1 MiB to 1 GiB, a multiple of 4096; half a file must hold `limits.max_message_bytes` and 64 KiB. Default 64 MiB.
     pub file_bytes: u64,
     /// Bytes that all files together may take, at least four files. Default 4 GiB.
     pub budget_bytes: u64,
@@ -234,10 +239,27 @@ impl BrokerSettings {
     pub fn validate(&self) -> Result<(), SettingError> {
         self.hub.validate()?;
         self.object_store.validate()?;
+        self.operator.validate()?;
         self.limits.validate()?;
+        self.check_room()?;
         within("shutdown_deadline_ms", self.shutdown_deadline_ms, 0, 600_000)?;
         if self.listeners.advertised.as_deref().is_some_and(|address| !address.contains(':')) {
             return Err(SettingError::new("listeners.advertised", "must be `host:port`, as `hub.example.com:7171`"));
+        }
+        Ok(())
+    }
+}
+
+impl BrokerSettings {
+    /// The largest batch must fit into half a file of the log, with what the log puts around it.
+    fn check_room(&self) -> Result<(), SettingError> {
+        let room = crate::hub::unit_bytes(&self.hub);
+        if self.limits.max_message_bytes as usize > room {
+            let problem = format!(
+                "{} is above {room}, which is what half a file of the log holds: lower it, or raise hub.wal.file_bytes, now {}",
+                self.limits.max_message_bytes, self.hub.wal.file_bytes
+            );
+            return Err(SettingError::new("limits.max_message_bytes", problem));
         }
         Ok(())
     }
@@ -252,6 +274,10 @@ impl HubSettings {
         within("hub.broker_id", self.broker_id, 1, u32::MAX - 1)?;
         within("hub.journals", self.journals, 1, 64)?;
         within("hub.wal.file_bytes", self.wal.file_bytes, 1 << 20, 1 << 30)?;
+        if !self.wal.file_bytes.is_multiple_of(4096) {
+            let problem = format!("{} is no multiple of 4096, the block of file systems", self.wal.file_bytes);
+            return Err(SettingError::new("hub.wal.file_bytes", problem));
+        }
         within("hub.wal.budget_bytes", self.wal.budget_bytes, 4 * self.wal.file_bytes, 1 << 50)?;
         within("hub.wal.soft_percent", self.wal.soft_percent, 1, 99)?;
         within("hub.wal.control_reserve_bytes", self.wal.control_reserve_bytes, 1 << 16, self.wal.budget_bytes / 4)?;

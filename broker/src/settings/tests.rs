@@ -24,3 +24,17 @@ fn a_bad_value_is_refused_with_its_path() {
     settings.limits.max_compression_ratio = 1;
     assert_eq!(settings.validate().unwrap_err().field, "limits.max_compression_ratio");
 }
+
+#[test]
+fn a_log_whose_files_are_too_small_for_the_largest_batch_is_refused() {
+    let mut settings = BrokerSettings::default();
+    settings.hub.wal.file_bytes = 1 << 20;
+    settings.hub.wal.control_reserve_bytes = 1 << 20;
+    let error = settings.validate().unwrap_err();
+    assert_eq!(error.field, "limits.max_message_bytes");
+    assert!(error.to_string().contains("hub.wal.file_bytes"), "{error}");
+    settings.limits.max_message_bytes = 256 << 10;
+    settings.validate().unwrap();
+    settings.hub.wal.file_bytes = (1 << 20) + 1;
+    assert_eq!(settings.validate().unwrap_err().field, "hub.wal.file_bytes");
+}

@@ -22,7 +22,7 @@ use tokio::sync::Mutex;
 /// Small files, quick tiering.
 pub(crate) fn settings(directory: &Path) -> HubSettings {
     let mut settings = HubSettings { data_dir: directory.join("data"), journals: 2, ..HubSettings::default() };
-    settings.wal.file_bytes = 1 << 20;
+    settings.wal.file_bytes = 4 << 20;
     settings.wal.budget_bytes = 64 << 20;
     settings.wal.control_reserve_bytes = 1 << 20;
     settings.tier.interval_ms = 20;

@@ -151,6 +151,11 @@ impl Wal {
         shared.writer.notify_one();
     }
 
+    /// The longest payload that the log takes, see [`Settings::max_payload_bytes`].
+    pub fn max_payload_bytes(&self) -> usize {
+        self.handle.shared.settings.max_payload_bytes()
+    }
+
     /// Whether so many more bytes of payload may be submitted now. Nothing is reserved: it is a check.
     ///
     /// # Errors

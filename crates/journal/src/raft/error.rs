@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tidegate_model::{JournalId, Offset, TopicPartition};
 
+use super::settings::ENTRY_OVERHEAD_BYTES;
+
 /// Why a unit was not applied, or why it is not known whether it was.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum JournalError {
@@ -105,6 +107,18 @@ pub enum StartError {
         /// Last index of the log, 0 if it is empty.
         last: u64,
     },
+    /// An entry could be too large for the WAL.
+    #[error(
+        "journal setting {field} is {bytes}: with {ENTRY_OVERHEAD_BYTES} bytes around it, it must fit into the {payload_bytes} bytes that the WAL takes at once (half a file): lower {field} or raise the WAL's file_bytes"
+    )]
+    BeyondFile {
+        /// The setting's name.
+        field: &'static str,
+        /// What it is.
+        bytes: usize,
+        /// The longest payload of the WAL.
+        payload_bytes: usize,
+    },
     /// The stored members do not contain this replica.
     #[error("replica {replica} is no member of journal {journal}: this is another replica's data, or this one was removed")]
     NotAMember {
@@ -153,6 +167,16 @@ pub enum ReadError {
         offset: Offset,
         /// First offset that the log still holds, the high watermark if it holds none.
         tail_start: Offset,
+    },
+    /// The disk did not give the bytes. Nothing says that they are damaged: the same read may succeed later.
+    #[error("the log of {at} at index {index} cannot be read at present: {reason}")]
+    Unavailable {
+        /// The partition.
+        at: TopicPartition,
+        /// Index of the entry.
+        index: u64,
+        /// What the disk said.
+        reason: String,
     },
     /// Bytes from the disk are not what was written; they are not served.
     #[error("the log of {at} at index {index} cannot be read: {reason}")]

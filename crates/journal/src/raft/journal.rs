@@ -97,7 +97,7 @@ impl Journal {
         recovered: Option<JournalLog>,
         parts: JournalParts,
     ) -> Result<Journal, StartError> {
-        settings.validate()?;
+        settings.validate(parts.wal.max_payload_bytes())?;
         let (checkpoints, newest) = Checkpoints::open(id, parts.checkpoint_dir.clone(), &parts.env)
             .await
             .map_err(|source| StartError::CheckpointFolder { path: parts.checkpoint_dir.clone(), source })?;
@@ -283,8 +283,12 @@ impl Journal {
         self.inner.parts.cache.get(self.inner.id, index).map(|entry| entry.payload)
     }
 
-    pub(super) async fn read_wal(&self, index: u64, range: std::ops::Range<u32>) -> Result<bytes::Bytes, String> {
-        self.inner.parts.wal.read_range(self.inner.id, index, range).await.map_err(|error| error.to_string())
+    pub(super) async fn read_wal(
+        &self,
+        index: u64,
+        range: std::ops::Range<u32>,
+    ) -> Result<bytes::Bytes, tidegate_wal::ReadError> {
+        self.inner.parts.wal.read_range(self.inner.id, index, range).await
     }
 }
 

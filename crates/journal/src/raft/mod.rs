@@ -26,7 +26,7 @@ pub use error::{JournalError, ReadError, StartError, SubmitError};
 pub use journal::{Journal, JournalParts, Leadership};
 pub use queue::Ticket;
 pub use read::{PREFIX_BYTES, ServedBatch, TailRead};
-pub use settings::JournalSettings;
+pub use settings::{ENTRY_OVERHEAD_BYTES, JournalSettings};
 
 #[cfg(test)]
 mod tests;

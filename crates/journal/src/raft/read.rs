@@ -142,7 +142,7 @@ impl Journal {
         let (chunks, trusted) = match self.cached(item.index) {
             Some(RaftPayload::Normal(data)) => (data.0.slice(range), true),
             Some(_) => return Err(damaged("it holds no batches".into())),
-            None => (vec![self.read_wal(item.index, range).await.map_err(&damaged)?], false),
+            None => (vec![self.read_wal(item.index, range).await.map_err(|error| of_wal(at, item.index, &error))?], false),
         };
         let mut base = item.base;
         for chunk in chunks {
@@ -169,5 +169,16 @@ impl Journal {
             return Err(damaged(format!("its batches end at offset {base}, not at {}", item.end)));
         }
         Ok(ItemRead::Whole)
+    }
+}
+
+/// A disk that refuses to read says nothing about the bytes; a file that ends before them does.
+fn of_wal(at: TopicPartition, index: u64, error: &tidegate_wal::ReadError) -> ReadError {
+    match error {
+        tidegate_wal::ReadError::Io { source, .. } if source.kind() != std::io::ErrorKind::UnexpectedEof => {
+            ReadError::Unavailable { at, index, reason: format!("{error}: {source}") }
+        }
+        tidegate_wal::ReadError::NotWritten { .. } => ReadError::Unavailable { at, index, reason: error.to_string() },
+        other => ReadError::Damaged { at, index, reason: other.to_string() },
     }
 }

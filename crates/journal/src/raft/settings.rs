@@ -2,6 +2,9 @@
 
 use super::error::StartError;
 
+/// What an entry may have around its units, generously: versions, times, preconditions, the operations' own fields.
+pub const ENTRY_OVERHEAD_BYTES: usize = 64 << 10;
+
 /// Settings of one journal; the same for all journals of a broker, but for the replica id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JournalSettings {
@@ -11,11 +14,11 @@ pub struct JournalSettings {
     pub data_bytes: u32,
     /// The same for units without appends (tier, trim, commits, catalog), which never wait behind data. Default 16 MiB.
     pub control_bytes: u32,
-    /// Bytes that a single unit may have. An entry must fit into half a WAL file with 64 KiB to spare. Default 16 MiB.
+    /// Bytes that a single unit may have. With [`ENTRY_OVERHEAD_BYTES`] it must fit into half a WAL file. Default 16 MiB.
     pub unit_bytes: usize,
     /// An entry is closed once it has this many bytes. Default 256 KiB.
     pub entry_target_bytes: usize,
-    /// An entry holds at most this many bytes unless a single unit is larger. Default 1 MiB.
+    /// An entry holds at most this many bytes unless a single unit is larger; must fit into half a WAL file as a unit must. Default 1 MiB.
     pub entry_limit_bytes: usize,
     /// Entries on their way at once, 1 to 16. Default 4.
     pub entries_in_flight: usize,
@@ -41,13 +44,32 @@ impl JournalSettings {
 }
 
 impl JournalSettings {
-    pub(super) fn validate(&self) -> Result<(), StartError> {
+    /// The defaults for a replica, made smaller where the WAL's longest payload asks for it ([`tidegate_wal::Settings::max_payload_bytes`]).
+    pub fn fitting(replica: u64, payload_bytes: usize) -> JournalSettings {
+        let room = payload_bytes.saturating_sub(ENTRY_OVERHEAD_BYTES);
+        let defaults = JournalSettings::new(replica);
+        JournalSettings {
+            unit_bytes: defaults.unit_bytes.min(room),
+            entry_target_bytes: defaults.entry_target_bytes.min(room / 2),
+            entry_limit_bytes: defaults.entry_limit_bytes.min(room),
+            ..defaults
+        }
+    }
+
+    /// Checks every field, against the longest payload that the WAL takes, too.
+    pub(super) fn validate(&self, payload_bytes: usize) -> Result<(), StartError> {
+        let unit_bytes = self.unit_bytes;
         let within = |field, given: u64, least: u64, most: u64, problem| {
             if (least..=most).contains(&given) { Ok(()) } else { Err(StartError::Setting { field, given, problem }) }
         };
         within("data_bytes", self.data_bytes.into(), 1 << 20, 2 << 30, "it must be 1 MiB to 2 GiB")?;
         within("control_bytes", self.control_bytes.into(), 1 << 20, 2 << 30, "it must be 1 MiB to 2 GiB")?;
         within("unit_bytes", self.unit_bytes as u64, 4 << 10, 1 << 30, "it must be 4 KiB to 1 GiB")?;
+        for (field, bytes) in [("unit_bytes", unit_bytes), ("entry_limit_bytes", self.entry_limit_bytes)] {
+            if bytes.saturating_add(ENTRY_OVERHEAD_BYTES) > payload_bytes {
+                return Err(StartError::BeyondFile { field, bytes, payload_bytes });
+            }
+        }
         within("entry_target_bytes", self.entry_target_bytes as u64, 1, 64 << 20, "it must be 1 byte to 64 MiB")?;
         within(
             "entry_limit_bytes",

@@ -161,7 +161,7 @@ fn data_of_another_replica_is_refused() {
         let env = Env::real();
         let (wal, log) = open_log(folder.path(), &env).await;
         let parts = JournalParts { wal, cache: TailCache::new(1 << 20), checkpoint_dir: checkpoints(folder.path()), env };
-        let refused = Journal::start(ID, JournalSettings::new(12), log, parts).await.unwrap_err();
+        let refused = Journal::start(ID, JournalSettings { replica: 12, ..settings() }, log, parts).await.unwrap_err();
         assert!(matches!(refused, StartError::NotAMember { journal: JournalId(3), replica: 12 }), "{refused}");
     });
 }

@@ -1,6 +1,9 @@
 //! What bounds memory and disk.
 
+use tidegate_env::sim::{Ended, Fault, OperationKind, Simulation};
+
 use super::*;
+use crate::raft::settings::ENTRY_OVERHEAD_BYTES;
 
 #[test]
 fn units_wait_for_their_bytes_and_control_does_not_wait_behind_data() {
@@ -40,7 +43,8 @@ fn a_full_wal_refuses_data_with_a_reason_and_takes_it_again_once_space_was_freed
         let (wal, _) = Wal::open(wal_settings, &env).await.unwrap();
         let cache = TailCache::new(4 << 20);
         let parts = JournalParts { wal: wal.clone(), cache: cache.clone(), checkpoint_dir: checkpoints(folder.path()), env };
-        let journal = Journal::start(ID, settings(), None, parts).await.unwrap();
+        let settings = JournalSettings::fitting(11, wal.max_payload_bytes());
+        let journal = Journal::start(ID, settings, None, parts).await.unwrap();
         journal.ensure_ready().await.unwrap();
         let broker = Broker { wal, journal, cache };
         broker.journal.propose(open(0)).await.unwrap();
@@ -74,4 +78,65 @@ fn a_full_wal_refuses_data_with_a_reason_and_takes_it_again_once_space_was_freed
         assert_eq!(again.base, Offset(taken));
         broker.stop().await;
     });
+}
+
+#[test]
+fn a_unit_that_could_not_fit_into_a_file_of_the_log_is_refused_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    on_threads(async {
+        let env = Env::real();
+        let (wal, _) = open_log(folder.path(), &env).await;
+        let start = async |settings| {
+            let parts = JournalParts {
+                wal: wal.clone(),
+                cache: TailCache::new(1 << 20),
+                checkpoint_dir: checkpoints(folder.path()),
+                env: env.clone(),
+            };
+            Journal::start(ID, settings, None, parts).await
+        };
+        let room = wal.max_payload_bytes() - ENTRY_OVERHEAD_BYTES;
+        for (settings, named) in [
+            (JournalSettings { unit_bytes: room + 1, ..settings() }, "unit_bytes"),
+            (JournalSettings { entry_limit_bytes: room + 1, ..settings() }, "entry_limit_bytes"),
+        ] {
+            let refused = start(settings).await.unwrap_err().to_string();
+            assert!(refused.contains(named) && refused.contains("file_bytes"), "{refused}");
+        }
+        // One that nearly fills it goes through.
+        let journal = start(JournalSettings { unit_bytes: room, ..settings() }).await.unwrap();
+        journal.ensure_ready().await.unwrap();
+        journal.propose(open(0)).await.unwrap();
+        let outcome = journal.propose(append(0, &"x".repeat(room - 1024))).await.unwrap();
+        assert_eq!(appended(outcome).base, Offset(0));
+        journal.shutdown().await;
+        drop(journal);
+        wal.close().await;
+    });
+}
+
+#[test]
+fn a_disk_that_does_not_read_for_once_is_no_damage() {
+    let (mut simulation, folder) = (Simulation::new(7), Path::new("/broker"));
+    let ended = simulation.live(async |env, handle| {
+        // A cache for nothing: reads go to the disk.
+        let broker = start_with(folder, &env, settings(), TailCache::new(1)).await;
+        broker.journal.propose(open(0)).await.unwrap();
+        for value in ["a", "b", "c"] {
+            broker.journal.propose(append(0, value)).await.unwrap();
+        }
+        let fault = |error| Fault { on: OperationKind::Read, path_contains: "/wal/".into(), after: 0, error };
+        for error in [std::io::ErrorKind::Other, std::io::ErrorKind::TimedOut] {
+            handle.disk.inject(fault(error));
+            let refused = broker.journal.read_tail(at(0), Offset(0), 1 << 20).await.unwrap_err();
+            assert!(matches!(&refused, ReadError::Unavailable { reason, .. } if reason.contains("simulated fault")), "{refused}");
+            assert_eq!(broker.values(0).await, ["a", "b", "c"], "the next read finds everything");
+        }
+        // A file that ends too early is damage, and so are other bytes.
+        handle.disk.inject(fault(std::io::ErrorKind::UnexpectedEof));
+        let refused = broker.journal.read_tail(at(0), Offset(0), 1 << 20).await.unwrap_err();
+        assert!(matches!(refused, ReadError::Damaged { .. }), "{refused}");
+        broker.stop().await;
+    });
+    assert_eq!(ended, Ended::Output(()));
 }

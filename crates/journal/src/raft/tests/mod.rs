@@ -81,7 +81,7 @@ pub(super) struct Broker {
 }
 
 pub(super) fn settings() -> JournalSettings {
-    JournalSettings::new(11)
+    JournalSettings::fitting(11, wal_settings(Path::new("")).max_payload_bytes())
 }
 
 pub(super) fn wal_settings(folder: &Path) -> Settings {

@@ -174,9 +174,11 @@ impl Catalog {
         self.names.values().filter_map(|uid| self.topics.get(uid))
     }
 
-    /// What changed after a revision. Costs what it gives.
+    /// What changed after a revision; after 0, all that there is. Costs what it gives.
     pub fn changes_since(&self, revision: u64) -> Changes<'_> {
-        if revision < self.forgotten_revision || revision > self.revision {
+        // Who knows nothing misses nothing that was forgotten.
+        let misses = revision != 0 && revision < self.forgotten_revision;
+        if misses || revision > self.revision {
             return Changes::Restart;
         }
         let later = self.changes.range(revision + 1..).filter_map(|(_, uid)| self.topics.get(uid));

@@ -1,6 +1,7 @@
 //! Checks of the repository that the compiler and clippy do not make. Run as `cargo xtask tidy`.
 
 mod dependencies;
+mod documents;
 mod layout;
 mod sources;
 
@@ -47,6 +48,7 @@ fn run() -> Result<usize> {
     let mut findings = dependencies::check(&root)?;
     findings.extend(sources::check(&root, &files)?);
     findings.extend(layout::check(&root, &files)?);
+    findings.extend(documents::check(&root, &files)?);
     for finding in &findings {
         println!("{}: {}", finding.place, finding.message);
     }

@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Measure how fast a hub takes and gives events.
     Bench(BenchArgs),
+    /// Work on a hub for a while, write down every answer, and judge whether it kept its promises.
+    Verify(VerifyArgs),
     /// Show what is in a file of the WAL, a tier object, a checkpoint.
     Inspect(InspectArgs),
     /// Rebuild a hub from what is in its object store.
@@ -364,6 +366,44 @@ pub(crate) struct BenchArgs {
     /// Compression of the batches sent.
     #[arg(long, value_enum, default_value_t = CompressionArg::None)]
     pub(crate) compression: CompressionArg,
+}
+
+/// Verifying.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    /// How to reach the hub.
+    pub(crate) connection: Connection,
+    /// How long to work, such as `60s` or `10m`.
+    #[arg(long = "for", value_name = "TIME", default_value = "60s")]
+    pub(crate) time: String,
+    /// The topic to make and use; it must not exist. Default: `verify-` and the seed.
+    #[arg(long)]
+    pub(crate) topic: Option<String>,
+    /// Partitions of the topic.
+    #[arg(long, short = 'p', default_value_t = 8)]
+    pub(crate) partitions: i32,
+    /// Idempotent producers, each with a connection of its own.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) producers: u32,
+    /// Consumers that poll, go back and commit; each has partitions of its own.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) consumers: u32,
+    /// Records a second of all producers together. A history takes about 200 bytes of memory a record.
+    #[arg(long, default_value_t = 4000.0)]
+    pub(crate) rate: f64,
+    /// Decides what the clients do; printed at the start. Default: a random one.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Write the history to this file, one JSON object a line.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) history: Option<PathBuf>,
+    /// Judge a history that was written before, without a hub.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["history", "seed", "topic"])]
+    pub(crate) check: Option<PathBuf>,
+    /// Leave the topic there at the end instead of deleting it.
+    #[arg(long)]
+    pub(crate) keep: bool,
 }
 
 /// Inspecting.

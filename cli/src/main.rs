@@ -45,6 +45,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Offsets(args) => commands::offsets::run(args).await?,
         Command::Generate(args) => commands::produce::generate(args).await?,
         Command::Bench(args) => commands::bench::run(args).await?,
+        Command::Verify(args) => return commands::verify::run(args).await,
         Command::Inspect(args) => commands::inspect::run(&args)?,
         Command::Config(args) => commands::server::config(&args)?,
         Command::Completions { shell } => clap_complete::generate(shell, &mut Cli::command(), "tidegate", &mut std::io::stdout()),

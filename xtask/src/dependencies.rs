@@ -17,6 +17,7 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
     ("crates/journal", "tidegate-journal", &["tidegate-model", "tidegate-env", "tidegate-wal"]),
     ("proto", "tidegate-proto", &["tidegate-model"]),
     ("crates/client", "tidegate-client", &["tidegate-model", "tidegate-proto"]),
+    ("crates/workload", "tidegate-workload", &["tidegate-model", "tidegate-client", "tidegate-checker"]),
     ("crates/crd", "tidegate-crd", &["tidegate-model"]),
     (
         "broker",
@@ -37,6 +38,7 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
             "tidegate-crd",
             "tidegate-broker",
             "tidegate-checker",
+            "tidegate-workload",
         ],
     ),
     (
@@ -52,6 +54,7 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
             "tidegate-checker",
         ],
     ),
+    ("campaigns", "tidegate-campaigns", &["tidegate-model", "tidegate-client", "tidegate-checker", "tidegate-workload"]),
     ("xtask", "xtask", &[]),
 ];
 
@@ -65,7 +68,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("axum", &["broker"]),
     ("tonic-health", &["broker"]),
     ("tonic-reflection", &["broker"]),
-    ("rustix", &["crates/env"]),
+    ("rustix", &["crates/env", "campaigns"]),
     ("libc", &["crates/env"]),
 ];
 

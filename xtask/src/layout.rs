@@ -21,6 +21,7 @@ const TOP_LEVEL: &[&str] = &[
     "README.md",
     "bench",
     "broker",
+    "campaigns",
     "charts",
     "cli",
     "clippy.toml",

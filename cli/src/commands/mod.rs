@@ -17,6 +17,7 @@ pub(crate) mod produce;
 pub(crate) mod recover;
 pub(crate) mod server;
 pub(crate) mod topic;
+pub(crate) mod verify;
 
 /// How many partitions a topic has.
 pub(crate) async fn partitions_of(mut client: MetadataServiceClient<Channel>, topic: &str) -> Result<i32> {

@@ -1,0 +1,11 @@
+//! Fault campaigns: the unmodified binary `tidegate` as a child process, hurt again and again while a workload writes down what it is told.
+//!
+//! Each campaign prints its seed and one line a round, ends with one line of counts, and is judged by `tidegate-checker`. It knows of the hub what an
+//! operator can know: processes, files, ports, metrics. Timing is real, so a seed repeats the decisions of a campaign and not its moments.
+
+pub mod disks;
+pub mod full_disk;
+pub mod hub;
+pub mod kill9;
+pub mod power_cut;
+pub mod run;

@@ -92,6 +92,7 @@ pub struct Metrics {
     journal_leading: Family<JournalLabels, Gauge>,
     topics: Gauge,
     partitions: Gauge,
+    tasks: Gauge,
 }
 
 /// What gauges are set from.
@@ -113,6 +114,8 @@ pub struct Readings {
     pub topics: usize,
     /// Their partitions.
     pub partitions: usize,
+    /// Tasks of the runtime that have not ended.
+    pub tasks: usize,
 }
 
 fn durations() -> Histogram {
@@ -143,6 +146,7 @@ impl Default for Metrics {
             journal_leading: Family::default(),
             topics: Gauge::default(),
             partitions: Gauge::default(),
+            tasks: Gauge::default(),
         };
         let mut registry = Registry::with_prefix("tidegate");
         metrics.register_counters(&mut registry);
@@ -182,6 +186,7 @@ impl Metrics {
         registry.register("journal_leading", "1 where this broker leads the journal", self.journal_leading.clone());
         registry.register("topics", "Living topics", self.topics.clone());
         registry.register("partitions", "Partitions of living topics", self.partitions.clone());
+        registry.register("tasks", "Tasks of the runtime that have not ended", self.tasks.clone());
     }
 
     /// Notes the end of a call.
@@ -204,6 +209,7 @@ impl Metrics {
         self.tiering_lag.set(readings.tiering_lag_ms as f64 / 1000.0);
         self.topics.set(readings.topics as i64);
         self.partitions.set(readings.partitions as i64);
+        self.tasks.set(readings.tasks as i64);
         for &(journal, applied, leading) in &readings.journals {
             self.journal_applied.get_or_create(&JournalLabels { journal }).set(applied as i64);
             self.journal_leading.get_or_create(&JournalLabels { journal }).set(leading.into());

@@ -143,6 +143,7 @@ impl Hub {
                 .collect(),
             topics: view.by_uid.len(),
             partitions: view.by_uid.values().map(|topic| topic.journals.len()).sum(),
+            tasks: tokio::runtime::Handle::try_current().map_or(0, |runtime| runtime.metrics().num_alive_tasks()),
         };
         self.inner.metrics.set(&readings);
         self.inner.metrics.text()

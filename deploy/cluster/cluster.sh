@@ -47,9 +47,9 @@ up() {
     >"$folder/log/up.log" 2>&1 </dev/null &
   echo $! >"$folder/pid"
   if ! watched=$! until_true 120 "the nodes" test -e "$folder/ready"; then
-    tail -n 20 "$folder"/log/*.log >&2
-    down
-    fail "the cluster did not start; the ends of its logs are above"
+    tail -n 5 "$folder"/log/up.log "$folder"/log/node?.log >&2
+    end
+    fail "the cluster did not start; its logs are in $folder/log"
   fi
   say "ready after ${SECONDS} s: ${0} exec kubectl get nodes"
 }
@@ -65,13 +65,18 @@ remove() {
   rm -rf "$folder"
 }
 
-down() {
+# Ends every process; the folder stays.
+end() {
   local outer first
   if first=$(first_process); then
     outer=$(cat "$folder/pid")
     kill -KILL "$first" 2>/dev/null || true
     until_true 30 "the cluster's end" bash -c "! kill -0 $outer" || true
   fi
+}
+
+down() {
+  end
   remove
 }
 

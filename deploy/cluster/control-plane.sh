@@ -56,6 +56,10 @@ control_plane() {
     --service-account-issuer https://kubernetes.default.svc.cluster.local --authorization-mode Node,RBAC --enable-admission-plugins NodeRestriction \
     --kubelet-certificate-authority "$pki/ca.crt" --kubelet-client-certificate "$pki/kubelet-client.crt" --kubelet-client-key "$pki/kubelet-client.key" \
     --kubelet-preferred-address-types InternalIP --allow-privileged
+}
+
+# They end when the API server has no roles for them yet: after it is ready.
+controllers() {
   local kubeconfig="$folder/controller-manager.kubeconfig"
   start kube-controller-manager "$bin/kube-controller-manager" --kubeconfig "$kubeconfig" --authentication-kubeconfig "$kubeconfig" \
     --authorization-kubeconfig "$kubeconfig" --leader-elect=false --use-service-account-credentials --root-ca-file "$pki/ca.crt" \
@@ -131,6 +135,7 @@ MINIO_ROOT_USER=tidegate-test MINIO_ROOT_PASSWORD=tidegate-test start minio "$bi
 control_plane
 for node in $nodes; do bash "$here/node.sh" start "$folder" "$node"; done
 until_true 60 "the API server" kubectl get --raw /readyz
+controllers
 kubectl create clusterrolebinding kube-proxy --clusterrole system:node-proxier --user system:kube-proxy
 manifests | kubectl apply -f -
 addons

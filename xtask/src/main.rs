@@ -1,7 +1,8 @@
-//! Checks of the repository that the compiler and clippy do not make. Run as `cargo xtask tidy`.
+//! `cargo xtask tidy`: checks of the repository that the compiler and clippy do not make. `cargo xtask image`: the container image.
 
 mod dependencies;
 mod documents;
+mod image;
 mod layout;
 mod sources;
 
@@ -39,16 +40,22 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<usize> {
-    let command = std::env::args().nth(1);
-    if command.as_deref() != Some("tidy") {
-        bail!("usage: cargo xtask tidy");
-    }
+    let mut arguments = std::env::args().skip(1);
+    let command = arguments.next();
     let root = repository_root()?;
-    let files = tracked_files(&root)?;
-    let mut findings = dependencies::check(&root)?;
-    findings.extend(sources::check(&root, &files)?);
-    findings.extend(layout::check(&root, &files)?);
-    findings.extend(documents::check(&root, &files)?);
+    match command.as_deref() {
+        Some("tidy") => tidy(&root),
+        Some("image") => image::run(&root, arguments).map(|()| 0),
+        _ => bail!("usage: cargo xtask tidy | image"),
+    }
+}
+
+fn tidy(root: &Path) -> Result<usize> {
+    let files = tracked_files(root)?;
+    let mut findings = dependencies::check(root)?;
+    findings.extend(sources::check(root, &files)?);
+    findings.extend(layout::check(root, &files)?);
+    findings.extend(documents::check(root, &files)?);
     for finding in &findings {
         println!("{}: {}", finding.place, finding.message);
     }

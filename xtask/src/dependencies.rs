@@ -55,6 +55,7 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
         ],
     ),
     ("campaigns", "tidegate-campaigns", &["tidegate-model", "tidegate-client", "tidegate-checker", "tidegate-workload"]),
+    ("bench", "tidegate-bench", &["tidegate-model", "tidegate-proto", "tidegate-client"]),
     ("xtask", "xtask", &[]),
 ];
 

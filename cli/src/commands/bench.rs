@@ -67,7 +67,8 @@ fn record(args: &BenchArgs, number: u64, value: &Bytes) -> Record {
 async fn latency(client: &Client, args: &BenchArgs) -> Result<Histogram<u64>> {
     let producer = client.producer().build().map_err(client_error)?;
     let value = Bytes::from(vec![b'x'; args.event_bytes]);
-    let mut histogram = Histogram::new(3)?;
+    // Bounds, because saturation cuts off at what a histogram without them holds at first (2 ms).
+    let mut histogram = Histogram::new_with_bounds(1, 600_000_000, 3)?;
     for number in 0..LATENCY_EVENTS {
         let start = Instant::now();
         let delivery = producer.send(record(args, number, &value)).await.map_err(client_error)?;

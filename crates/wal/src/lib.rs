@@ -9,6 +9,8 @@
 //! repeats every journal's vote, purge point and committed index.
 
 mod allocator;
+#[doc(hidden)]
+pub mod benchmark;
 mod error;
 mod format;
 mod group;

@@ -1,0 +1,193 @@
+//! The driver of Kafka: its own protocol over TCP, with the batches as they are.
+//!
+//! Produce: up to five requests are on their way on a connection (what Kafka's idempotent producer allows), each with all batches that are due, one a
+//! partition, up to 1 MiB (its `max.request.size`). Fetch: the next request goes out before the last answer is checked.
+
+mod wire;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use async_trait::async_trait;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::driver::{Driver, Ready, Until};
+use crate::flight::{Flight, Outgoing, Reading, whole_batches};
+
+const REQUESTS: usize = 5;
+const REQUEST_BYTES: usize = 1 << 20;
+
+/// Where a Kafka broker listens, and what its topics are set to.
+#[derive(Clone, Debug)]
+pub(crate) struct Kafka {
+    pub(crate) address: String,
+    pub(crate) topic_settings: Vec<(&'static str, &'static str)>,
+}
+
+impl Kafka {
+    async fn connect(&self) -> Result<TcpStream> {
+        let stream = TcpStream::connect(&self.address).await.with_context(|| self.address.clone())?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    async fn ask(&self, request: Bytes) -> Result<Bytes> {
+        let mut stream = self.connect().await?;
+        stream.write_all(&request).await?;
+        let (_, answer) = receive(&mut stream).await?.context("Kafka closed the connection")?;
+        Ok(answer)
+    }
+
+    /// Fails until the broker serves.
+    pub(crate) async fn is_up(&self) -> Result<()> {
+        self.ask(wire::finish(wire::begin(wire::API_VERSIONS, 1))?).await.map(drop)
+    }
+}
+
+/// The next answer: the number of its request, and the rest. `None` at the end.
+async fn receive(stream: &mut (impl AsyncReadExt + Unpin)) -> Result<Option<(i32, Bytes)>> {
+    let Ok(length) = stream.read_i32().await else { return Ok(None) };
+    let length = usize::try_from(length).context("a negative length")?;
+    let mut answer = BytesMut::with_capacity(length);
+    let mut rest = stream.take(length as u64);
+    while answer.len() < length {
+        ensure!(rest.read_buf(&mut answer).await? > 0, "an answer ended early");
+    }
+    let correlation = answer.try_get_i32()?;
+    Ok(Some((correlation, answer.freeze())))
+}
+
+/// Batches that go into one request: those that can be sent now, one a partition. The first that does not fit is left in `held`.
+fn gather(flight: &Flight, first: Outgoing, held: &mut Option<Outgoing>) -> Vec<Outgoing> {
+    let mut batches = vec![first];
+    let most = (REQUEST_BYTES / flight.templates.batch_bytes()).max(1);
+    while batches.len() < most {
+        let Some(next) = flight.ready() else { break };
+        if batches.iter().any(|batch| batch.partition == next.partition) {
+            *held = Some(next);
+            break;
+        }
+        batches.push(next);
+    }
+    batches
+}
+
+fn request(topic: &str, correlation: i32, flight: &Flight, batches: &[Outgoing]) -> Result<Bytes> {
+    let head = wire::begin_produce(correlation, topic, batches.len())?;
+    let mut out = BytesMut::with_capacity(head.len() + batches.len() * (8 + flight.templates.batch_bytes()));
+    out.extend_from_slice(&head);
+    for batch in batches {
+        out.put_i32(batch.partition);
+        let length_at = out.len();
+        out.put_i32(0);
+        flight.put(&mut out, *batch);
+        let length = i32::try_from(out.len() - length_at - 4)?;
+        out[length_at..length_at + 4].copy_from_slice(&length.to_be_bytes());
+    }
+    wire::finish(out)
+}
+
+/// Requests on their way: their number, their batches, their place among the five.
+type OnTheWay = Mutex<VecDeque<(i32, Vec<u64>, OwnedSemaphorePermit)>>;
+
+#[async_trait]
+impl Driver for Kafka {
+    async fn create_topic(&self, name: &str, partitions: u32) -> Result<()> {
+        wire::created_topic(self.ask(wire::create_topic(1, name, partitions, &self.topic_settings)?).await?)?;
+        // It is made by the controller and known to the broker a moment later: ask until it takes a fetch.
+        let all: Vec<(i32, i64)> = (0..partitions as i32).map(|partition| (partition, 0)).collect();
+        for _ in 0..200 {
+            if wire::fetched(self.ask(wire::fetch(1, name, &all[..1])?).await?).is_ok()
+                && wire::fetched(self.ask(wire::fetch(1, name, &all[all.len() - 1..])?).await?).is_ok()
+            {
+                return Ok(());
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        anyhow::bail!("topic {name} did not come up")
+    }
+
+    async fn delete_topic(&self, name: &str) -> Result<()> {
+        self.ask(wire::delete_topic(1, name)?).await.map(drop)
+    }
+
+    async fn produce(&self, topic: &str, flight: Arc<Flight>) -> Result<()> {
+        let (mut reader, mut writer) = self.connect().await?.into_split();
+        let on_the_way: OnTheWay = Mutex::default();
+        let places = Arc::new(Semaphore::new(REQUESTS));
+        let send = async {
+            let mut held = None;
+            for correlation in 0.. {
+                let place = Arc::clone(&places).acquire_owned().await?;
+                let first = match held.take() {
+                    Some(first) => first,
+                    None => match flight.next().await {
+                        Some(first) => first,
+                        None => break,
+                    },
+                };
+                let batches = gather(&flight, first, &mut held);
+                let bytes = request(topic, correlation, &flight, &batches)?;
+                let numbers = batches.iter().map(|batch| batch.stamp.number).collect();
+                on_the_way.lock().push_back((correlation, numbers, place));
+                writer.write_all(&bytes).await?;
+            }
+            // All places are free once everything is answered.
+            let _all = Arc::clone(&places).acquire_many_owned(REQUESTS as u32).await?;
+            writer.shutdown().await?;
+            anyhow::Ok(())
+        };
+        let take = async {
+            while let Some((correlation, answer)) = receive(&mut reader).await? {
+                let (expected, numbers, _place) = on_the_way.lock().pop_front().context("an answer nobody asked for")?;
+                ensure!(expected == correlation, "answer {correlation} came before {expected}");
+                wire::check_produced(answer)?;
+                for number in numbers {
+                    flight.acknowledge(number)?;
+                }
+            }
+            anyhow::Ok(())
+        };
+        tokio::try_join!(send, take).map(drop)
+    }
+
+    async fn consume(
+        &self,
+        topic: &str,
+        partitions: &[i32],
+        records: Until,
+        mut reading: Reading,
+        ready: Ready,
+    ) -> Result<Reading> {
+        let mut stream = self.connect().await?;
+        let mut next: HashMap<i32, i64> = partitions.iter().map(|partition| (*partition, 0)).collect();
+        let ask = |next: &HashMap<i32, i64>| {
+            let asked: Vec<(i32, i64)> = partitions.iter().map(|partition| (*partition, next[partition])).collect();
+            wire::fetch(1, topic, &asked)
+        };
+        stream.write_all(&ask(&next)?).await?;
+        let _ = ready.send(());
+        while reading.records < *records.borrow() {
+            let (_, answer) = receive(&mut stream).await?.context("Kafka closed the connection")?;
+            let parts = wire::fetched(answer)?;
+            let mut whole = Vec::with_capacity(parts.len());
+            for (partition, bytes) in parts {
+                let (end, offset) = whole_batches(&bytes);
+                if let Some(offset) = offset {
+                    next.insert(partition, offset);
+                    whole.push((partition, bytes.slice(..end)));
+                }
+            }
+            stream.write_all(&ask(&next)?).await?;
+            for (partition, bytes) in whole {
+                reading.take(partition, &bytes)?;
+            }
+        }
+        Ok(reading)
+    }
+}

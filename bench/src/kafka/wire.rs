@@ -1,0 +1,182 @@
+//! The few messages of Kafka's protocol that a bulk driver needs: CreateTopics 2, DeleteTopics 1, Produce 3, Fetch 4, ApiVersions 0.
+//!
+//! These are versions without tagged fields that Kafka 4 still takes. Source: Kafka's protocol guide.
+
+use anyhow::{Context, Result, ensure};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+pub(crate) const PRODUCE: (i16, i16) = (0, 3);
+pub(crate) const FETCH: (i16, i16) = (1, 4);
+pub(crate) const API_VERSIONS: (i16, i16) = (18, 0);
+pub(crate) const CREATE_TOPICS: (i16, i16) = (19, 2);
+pub(crate) const DELETE_TOPICS: (i16, i16) = (20, 1);
+
+/// How long the broker may take, in milliseconds.
+const TIMEOUT_MS: i32 = 30_000;
+/// What a consumer takes at once, and of one partition: Kafka's own defaults (fetch.max.bytes, max.partition.fetch.bytes).
+const FETCH_BYTES: i32 = 50 << 20;
+const PARTITION_BYTES: i32 = 1 << 20;
+const FETCH_WAIT_MS: i32 = 500;
+
+/// Starts a request: four bytes for its length, and its header. [`finish`] fills in the length.
+pub(crate) fn begin((key, version): (i16, i16), correlation: i32) -> BytesMut {
+    let mut out = BytesMut::with_capacity(1 << 10);
+    out.put_i32(0);
+    out.put_i16(key);
+    out.put_i16(version);
+    out.put_i32(correlation);
+    put_string(&mut out, "tidegate-bench");
+    out
+}
+
+/// Fills in the length.
+pub(crate) fn finish(mut out: BytesMut) -> Result<Bytes> {
+    let length = i32::try_from(out.len() - 4).context("a request of 2 GiB")?;
+    out[..4].copy_from_slice(&length.to_be_bytes());
+    Ok(out.freeze())
+}
+
+pub(crate) fn put_string(out: &mut BytesMut, text: &str) {
+    out.put_i16(text.len() as i16);
+    out.put_slice(text.as_bytes());
+}
+
+/// A topic with settings, one replica.
+pub(crate) fn create_topic(correlation: i32, name: &str, partitions: u32, settings: &[(&str, &str)]) -> Result<Bytes> {
+    let mut out = begin(CREATE_TOPICS, correlation);
+    out.put_i32(1);
+    put_string(&mut out, name);
+    out.put_i32(i32::try_from(partitions)?);
+    out.put_i16(1);
+    out.put_i32(0);
+    out.put_i32(i32::try_from(settings.len())?);
+    for (key, value) in settings {
+        put_string(&mut out, key);
+        put_string(&mut out, value);
+    }
+    out.put_i32(TIMEOUT_MS);
+    out.put_u8(0);
+    finish(out)
+}
+
+/// Reads the error of the only topic of a CreateTopics answer.
+pub(crate) fn created_topic(mut answer: Bytes) -> Result<()> {
+    ensure!(answer.try_get_i32()? == 0 && answer.try_get_i32()? == 1, "an unexpected answer to CreateTopics");
+    let name = get_string(&mut answer)?;
+    let error = answer.try_get_i16()?;
+    ensure!(error == 0, "topic {name}: Kafka's error {error}: {}", get_string(&mut answer).unwrap_or_default());
+    Ok(())
+}
+
+/// Deletes a topic.
+pub(crate) fn delete_topic(correlation: i32, name: &str) -> Result<Bytes> {
+    let mut out = begin(DELETE_TOPICS, correlation);
+    out.put_i32(1);
+    put_string(&mut out, name);
+    out.put_i32(TIMEOUT_MS);
+    finish(out)
+}
+
+/// The part of a Produce request before its partitions: acknowledged by all replicas in sync.
+pub(crate) fn begin_produce(correlation: i32, topic: &str, partitions: usize) -> Result<BytesMut> {
+    let mut out = begin(PRODUCE, correlation);
+    out.put_i16(-1);
+    out.put_i16(-1);
+    out.put_i32(TIMEOUT_MS);
+    out.put_i32(1);
+    put_string(&mut out, topic);
+    out.put_i32(i32::try_from(partitions)?);
+    Ok(out)
+}
+
+/// Fails unless all partitions of a Produce answer were stored.
+pub(crate) fn check_produced(mut answer: Bytes) -> Result<()> {
+    for _ in 0..answer.try_get_i32()? {
+        get_string(&mut answer)?;
+        for _ in 0..answer.try_get_i32()? {
+            let partition = answer.try_get_i32()?;
+            let error = answer.try_get_i16()?;
+            ensure!(error == 0, "partition {partition}: Kafka's error {error} to Produce");
+            answer.try_get_i64()?;
+            answer.try_get_i64()?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads partitions from offsets on.
+pub(crate) fn fetch(correlation: i32, topic: &str, partitions: &[(i32, i64)]) -> Result<Bytes> {
+    let mut out = begin(FETCH, correlation);
+    out.put_i32(-1);
+    out.put_i32(FETCH_WAIT_MS);
+    out.put_i32(1);
+    out.put_i32(FETCH_BYTES);
+    out.put_u8(0);
+    out.put_i32(1);
+    put_string(&mut out, topic);
+    out.put_i32(i32::try_from(partitions.len())?);
+    for (partition, offset) in partitions {
+        out.put_i32(*partition);
+        out.put_i64(*offset);
+        out.put_i32(PARTITION_BYTES);
+    }
+    finish(out)
+}
+
+/// What a Fetch answer holds for each partition.
+pub(crate) fn fetched(mut answer: Bytes) -> Result<Vec<(i32, Bytes)>> {
+    let mut partitions = Vec::new();
+    answer.try_get_i32()?;
+    for _ in 0..answer.try_get_i32()? {
+        get_string(&mut answer)?;
+        for _ in 0..answer.try_get_i32()? {
+            let partition = answer.try_get_i32()?;
+            let error = answer.try_get_i16()?;
+            ensure!(error == 0, "partition {partition}: Kafka's error {error} to Fetch");
+            answer.try_get_i64()?;
+            answer.try_get_i64()?;
+            for _ in 0..answer.try_get_i32()?.max(0) {
+                answer.try_get_i64()?;
+                answer.try_get_i64()?;
+            }
+            let bytes = usize::try_from(answer.try_get_i32()?.max(0))?;
+            ensure!(bytes <= answer.len(), "a Fetch answer ends early");
+            partitions.push((partition, answer.split_to(bytes)));
+        }
+    }
+    Ok(partitions)
+}
+
+fn get_string(answer: &mut Bytes) -> Result<String> {
+    let length = usize::try_from(answer.try_get_i16()?.max(0))?;
+    ensure!(length <= answer.len(), "an answer ends early");
+    Ok(String::from_utf8_lossy(&answer.split_to(length)).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_says_how_long_it_is() {
+        let request = fetch(7, "clicks", &[(3, 42)]).unwrap();
+        assert_eq!(request[..4], i32::try_from(request.len() - 4).unwrap().to_be_bytes());
+        assert_eq!(request[4..12], [0, 1, 0, 4, 0, 0, 0, 7]);
+        assert_eq!(request[request.len() - 16..], [0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 42, 0, 16, 0, 0]);
+    }
+
+    #[test]
+    fn a_refused_partition_fails_the_answer_and_a_short_one_is_no_panic() {
+        let mut answer = BytesMut::new();
+        answer.put_i32(1);
+        put_string(&mut answer, "clicks");
+        answer.put_i32(1);
+        answer.put_i32(3);
+        answer.put_i16(0);
+        answer.put_slice(&[0; 20]);
+        check_produced(answer.clone().freeze()).unwrap();
+        assert!(check_produced(answer.clone().freeze().slice(..20)).is_err());
+        answer[20] = 9;
+        assert!(check_produced(answer.freeze()).unwrap_err().to_string().contains("partition 3"));
+    }
+}

@@ -1,0 +1,192 @@
+//! The driver of Tidegate: ProduceStream and Subscribe, framed by hand so that a batch is written into one buffer and sent.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use async_trait::async_trait;
+use bytes::{BufMut, Bytes, BytesMut};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use prost::Message;
+use prost::encoding::{encode_varint, encoded_len_varint};
+use tidegate_client::{Client, Transport};
+use tidegate_proto::errors::Failure;
+use tidegate_proto::framing::{Messages, PREFIX_BYTES};
+use tidegate_proto::v1;
+use tidegate_proto::v1::subscribe_response::Event;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
+use tower::{Service, ServiceExt};
+
+use crate::driver::{Driver, Ready, Until};
+use crate::flight::{Flight, Outgoing, Reading};
+
+/// Tag of `ProduceStreamRequest.batches` (field 15, bytes), its greatest field number.
+const BATCHES: u8 = (15 << 3) | 2;
+/// The largest message taken.
+const MESSAGE_BYTES: usize = 64 << 20;
+/// Frames between the driver and its connection.
+const QUEUED: usize = 4;
+
+/// A hub.
+#[derive(Clone, Debug)]
+pub(crate) struct Tidegate {
+    client: Client,
+}
+
+impl Tidegate {
+    pub(crate) async fn connect(address: &str) -> Result<Tidegate> {
+        Ok(Tidegate { client: Client::connect(address).await? })
+    }
+}
+
+/// Opens a streaming call: its answers as they come.
+async fn call(mut transport: Transport, path: &str, body: Body) -> Result<Body> {
+    let request = http::Request::builder()
+        .method(http::Method::POST)
+        .version(http::Version::HTTP_2)
+        .uri(path)
+        .header(http::header::CONTENT_TYPE, "application/grpc")
+        .header(http::header::TE, "trailers")
+        .body(body)?;
+    let response = transport.ready().await?.call(request).await?;
+    check(response.headers())?;
+    Ok(Body::new(response.into_body()))
+}
+
+/// Fails if these headers or trailers say so.
+fn check(headers: &http::HeaderMap) -> Result<()> {
+    match tonic::Status::from_header_map(headers) {
+        Some(status) if status.code() != tonic::Code::Ok => bail!("{}: {}", status.code(), status.message()),
+        _ => Ok(()),
+    }
+}
+
+/// The next message of a body; `None` at its end.
+async fn next_message<T: Message + Default>(body: &mut Body, messages: &mut Messages<T>) -> Result<Option<T>> {
+    loop {
+        if let Some((message, _)) = messages.next_message()? {
+            return Ok(Some(message));
+        }
+        let Some(frame) = body.frame().await else { return Ok(None) };
+        let frame = frame?;
+        if let Some(trailers) = frame.trailers_ref() {
+            check(trailers)?;
+        }
+        if let Ok(data) = frame.into_data() {
+            messages.push(data);
+        }
+    }
+}
+
+/// One frame: prefix, head and batch in one buffer.
+fn frame(topic: &str, flight: &Flight, outgoing: Outgoing) -> Result<Bytes> {
+    let head = v1::ProduceStreamRequest {
+        request_id: outgoing.stamp.number,
+        topic: topic.to_owned(),
+        partition: outgoing.partition,
+        ..v1::ProduceStreamRequest::default()
+    };
+    let batch_bytes = flight.templates.bytes_of(outgoing.partition);
+    let message_bytes = head.encoded_len() + 1 + encoded_len_varint(batch_bytes as u64) + batch_bytes;
+    let mut out = BytesMut::with_capacity(PREFIX_BYTES + message_bytes);
+    out.put_u8(0);
+    out.put_u32(u32::try_from(message_bytes)?);
+    head.encode(&mut out)?;
+    out.put_u8(BATCHES);
+    encode_varint(batch_bytes as u64, &mut out);
+    flight.put(&mut out, outgoing);
+    Ok(out.freeze())
+}
+
+#[async_trait]
+impl Driver for Tidegate {
+    async fn create_topic(&self, name: &str, partitions: u32) -> Result<()> {
+        let settings = v1::TopicSettings { partitions: Some(partitions), ..v1::TopicSettings::default() };
+        let request = v1::CreateTopicRequest { name: name.to_owned(), settings: Some(settings), validate_only: false };
+        self.client.admin().create_topic(request).await?;
+        Ok(())
+    }
+
+    async fn delete_topic(&self, name: &str) -> Result<()> {
+        let request = v1::DeleteTopicRequest { name: name.to_owned(), ..v1::DeleteTopicRequest::default() };
+        self.client.admin().delete_topic(request).await?;
+        Ok(())
+    }
+
+    async fn produce(&self, topic: &str, flight: Arc<Flight>) -> Result<()> {
+        let (frames, queue) = mpsc::channel::<Bytes>(QUEUED);
+        let body = StreamBody::new(ReceiverStream::new(queue).map(|bytes| Ok::<_, Infallible>(Frame::data(bytes))));
+        let send = async {
+            while let Some(outgoing) = flight.next().await {
+                frames.send(frame(topic, &flight, outgoing)?).await.context("the stream was closed")?;
+            }
+            // Ends the request: the hub acknowledges what it has and ends the stream.
+            drop(frames);
+            anyhow::Ok(())
+        };
+        let take = async {
+            let mut body =
+                call(self.client.new_transport(), "/tidegate.v1.ProducerService/ProduceStream", Body::new(body)).await?;
+            let mut messages = Messages::<v1::ProduceStreamResponse>::new(MESSAGE_BYTES);
+            while let Some(message) = next_message(&mut body, &mut messages).await? {
+                for ack in message.acks {
+                    if let Some(error) = ack.error {
+                        return Err(Failure::from(error).into());
+                    }
+                    flight.acknowledge(ack.request_id)?;
+                }
+            }
+            ensure!(flight.is_done(), "the stream ended with batches on their way");
+            anyhow::Ok(())
+        };
+        tokio::try_join!(send, take).map(drop)
+    }
+
+    async fn consume(
+        &self,
+        topic: &str,
+        partitions: &[i32],
+        mut records: Until,
+        mut reading: Reading,
+        ready: Ready,
+    ) -> Result<Reading> {
+        let position = v1::position::Position::Named(v1::NamedPosition::Earliest.into());
+        let subscription = v1::Subscription {
+            topic: topic.to_owned(),
+            partitions: partitions.to_vec(),
+            start: Some(v1::Position { position: Some(position) }),
+            ..v1::Subscription::default()
+        };
+        let request = v1::SubscribeRequest {
+            subscriptions: vec![subscription],
+            format: v1::RecordFormat::Batches.into(),
+            ..v1::SubscribeRequest::default()
+        };
+        let mut bytes = BytesMut::new();
+        bytes.put_u8(0);
+        bytes.put_u32(u32::try_from(request.encoded_len())?);
+        request.encode(&mut bytes)?;
+        let body = Body::new(http_body_util::Full::new(bytes.freeze()));
+        let mut body = call(self.client.new_transport(), "/tidegate.v1.ConsumerService/Subscribe", body).await?;
+        let mut messages = Messages::<v1::SubscribeResponse>::new(MESSAGE_BYTES);
+        let _ = ready.send(());
+        while reading.records < *records.borrow() {
+            let message = tokio::select! {
+                biased;
+                message = next_message(&mut body, &mut messages) => message?.context("the subscription ended")?,
+                changed = records.changed() => { changed?; continue }
+            };
+            if let Some(Event::Data(data)) = message.event {
+                if let Some(error) = data.error {
+                    return Err(Failure::from(error).into());
+                }
+                reading.take(data.partition, &data.batches)?;
+            }
+        }
+        Ok(reading)
+    }
+}

@@ -1,18 +1,23 @@
 #!/usr/bin/env bash
 # Builds Tidegate and shows it at work: a hub on this machine, three topics, a stream of events, the way to object storage and back.
 # Everything it makes lies in ${TIDEGATE_DEMO_DIR:-./tidegate-demo}; the hub is stopped at the end unless --keep is given.
+# TIDEGATE_BINARY names a `tidegate` that is built already; nothing is installed then.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-source deploy/setup.sh build
 keep=${1:-}
+cd "$(dirname "$0")/.."
 demo=${TIDEGATE_DEMO_DIR:-$PWD/tidegate-demo}
-export CARGO_TARGET_DIR=${TIDEGATE_TARGET_DIR:-$HOME/.cache/tidegate/target}
 events=${TIDEGATE_DEMO_EVENTS:-20000}
-
-say "building (the first time takes some minutes; cargo shows its progress)"
-cargo build --package tidegate --profile "${TIDEGATE_PROFILE:-dev}"
-folder=${TIDEGATE_PROFILE:-dev}; [ "$folder" = dev ] && folder=debug
-tidegate=$CARGO_TARGET_DIR/$folder/tidegate
+if [ -n "${TIDEGATE_BINARY:-}" ]; then
+  say() { printf '\033[1m==>\033[0m %s\n' "$*"; }
+  tidegate=$TIDEGATE_BINARY
+else
+  source deploy/setup.sh build
+  export CARGO_TARGET_DIR=${TIDEGATE_TARGET_DIR:-$HOME/.cache/tidegate/target}
+  say "building (the first time: about six minutes of one core's work; cargo shows its progress)"
+  cargo build --package tidegate --profile "${TIDEGATE_PROFILE:-dev}"
+  folder=${TIDEGATE_PROFILE:-dev}; [ "$folder" = dev ] && folder=debug
+  tidegate=$CARGO_TARGET_DIR/$folder/tidegate
+fi
 
 if [ -e "$demo" ]; then say "removing what the last demonstration left in $demo"; rm -rf "$demo"; fi
 mkdir -p "$demo"
@@ -44,11 +49,11 @@ say "waiting until the readings are in the object store (the topic asks for that
 tiered() { "$tidegate" topic describe sensors -o json | sed -n 's/.*"tieredEndOffset": \([0-9]*\).*/\1/p' | awk '{n+=$1} END {print n+0}'; }
 for second in $(seq 120); do
   now=$(tiered)
-  printf '\r    %s of %s events tiered after %s s ' "$now" "$events" "$second"
+  if [ -t 1 ]; then printf '\r    %s of %s events tiered after %s s ' "$now" "$events" "$second"; fi
   [ "$now" -ge "$events" ] && break
   sleep 1
 done
-printf '\n'
+if [ -t 1 ]; then printf '\n'; else printf '    %s of %s events tiered after %s s\n' "$now" "$events" "$second"; fi
 [ "$(tiered)" -ge "$events" ] || { echo "the readings did not reach the object store; see $demo/hub.log"; exit 1; }
 run topic describe sensors
 printf '    the object store now holds: %s\n' "$(find "$demo/data-objects" -type f | wc -l) objects, $(du -sh "$demo/data-objects" | cut -f1)"
@@ -62,15 +67,17 @@ printf '    %s sensor readings read from the object store, %s clicks from the ta
 
 say "that was: manifests -> topics -> durable log -> object storage -> consumers"
 cat <<EOT
-    Go on by hand (the hub listens on $TIDEGATE_ADDRESS while it runs):
-      $tidegate dev                                        # a hub that stays, on port 7171
-      $tidegate generate clicks --follow                   # a live stream
-      $tidegate consume clicks --follow --from latest      # watch it
-      $tidegate offsets sensors --time 2026-01-01T00:00:00Z
-      $tidegate --help
+    Go on by hand, with what is there now:
+      export PATH=$(dirname "$tidegate"):\$PATH
+      tidegate dev --data-dir $demo/data                   # the same hub, on port 7171, until Ctrl-C
+    and in another terminal (with that PATH):
+      tidegate generate clicks --follow                    # a live stream
+      tidegate consume clicks --follow --from latest       # watch it
+      tidegate offsets sensors --time $(date -u +%Y-01-01T00:00:00Z)
+      tidegate --help
 EOT
 if [ "$keep" = --keep ]; then
-  say "the hub goes on: export TIDEGATE_ADDRESS=$TIDEGATE_ADDRESS; stop it by kill $hub"
+  say "the hub goes on: export TIDEGATE_ADDRESS=$TIDEGATE_ADDRESS instead of \`tidegate dev\`; stop it by kill $hub"
   trap - EXIT
   disown "$hub"
 fi

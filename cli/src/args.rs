@@ -2,10 +2,47 @@
 
 use std::path::PathBuf;
 
+use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tidegate_crd::quantity::{parse_bytes, parse_duration_ms};
 
+use crate::commands::consume::{Place, parse_place};
 use crate::generate::Kind;
-use crate::input::InputFormat;
+use crate::input::{InputFormat, parse_time};
+
+/// A duration in milliseconds or a size in bytes; `None` is `unlimited`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bound(pub(crate) Option<u64>);
+
+fn duration(text: &str) -> Result<Bound, String> {
+    parse_duration_ms(text).map(Bound).map_err(|error| error.to_string())
+}
+
+fn size(text: &str) -> Result<Bound, String> {
+    parse_bytes(text).map(Bound).map_err(|error| error.to_string())
+}
+
+fn place(text: &str) -> Result<Place, String> {
+    parse_place(text).map_err(|error| format!("{error:#}"))
+}
+
+fn time(text: &str) -> Result<i64, String> {
+    parse_time(text, None).map_err(|error| format!("{error:#}"))
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
+        _ => Err("write a number of events a second above 0".to_owned()),
+    }
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
+}
 
 /// Tidegate: an event hub that keeps the newest data on disk and the rest in object storage.
 #[derive(Debug, Parser)]
@@ -66,8 +103,8 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Rebuild a hub from what is in its object store.
     Recover(RecoverArgs),
-    /// Print the settings in force, with their defaults.
-    Config(ServerArgs),
+    /// Print the settings in force, with their defaults, as a settings file.
+    Config(ConfigArgs),
     /// Print a script that completes commands in a shell.
     Completions {
         /// The shell.
@@ -118,23 +155,23 @@ pub(crate) struct TopicSettingArgs {
     #[arg(long, short = 'p')]
     pub(crate) partitions: Option<u32>,
     /// How long records are kept, such as `7d`, or `unlimited`.
-    #[arg(long)]
-    pub(crate) retention: Option<String>,
+    #[arg(long, value_parser = duration)]
+    pub(crate) retention: Option<Bound>,
     /// How many bytes of each partition are kept, such as `10Gi`, or `unlimited`.
-    #[arg(long)]
-    pub(crate) retention_bytes: Option<String>,
-    /// The largest record batch, such as `1Mi`.
-    #[arg(long)]
-    pub(crate) max_message_bytes: Option<String>,
+    #[arg(long, value_parser = size)]
+    pub(crate) retention_bytes: Option<Bound>,
+    /// The largest record batch, such as `1Mi`; `unlimited` is what the hub allows at most.
+    #[arg(long, value_parser = size)]
+    pub(crate) max_message_bytes: Option<Bound>,
     /// Stamp records with the broker's clock instead of the producer's.
     #[arg(long)]
     pub(crate) log_append_time: Option<bool>,
-    /// Move data to the object store when so much waits, such as `8Mi`.
-    #[arg(long)]
-    pub(crate) seal_bytes: Option<String>,
-    /// Move data to the object store when the oldest record is so old, such as `10m`.
-    #[arg(long)]
-    pub(crate) seal_age: Option<String>,
+    /// Move data to the object store when so much waits, such as `8Mi`; `unlimited` is as the hub's settings say.
+    #[arg(long, value_parser = size)]
+    pub(crate) seal_bytes: Option<Bound>,
+    /// Move data to the object store when the oldest record is so old, such as `10m`; `unlimited` is as the hub's settings say.
+    #[arg(long, value_parser = duration)]
+    pub(crate) seal_age: Option<Bound>,
     /// Share a journal with the other topics of this group (on creation only).
     #[arg(long)]
     pub(crate) placement_group: Option<String>,
@@ -168,6 +205,9 @@ pub(crate) enum TopicCommand {
     Undelete {
         /// Its name.
         name: String,
+        /// Which one, if several of this name were deleted; `topic list --deleted` shows it.
+        #[arg(long)]
+        uid: Option<uuid::Uuid>,
     },
     /// Show a topic's settings and measured numbers.
     Describe {
@@ -250,10 +290,10 @@ pub(crate) struct ProduceArgs {
     #[arg(long, short = 'p')]
     pub(crate) partition: Option<u32>,
     /// A header for every event, `name=value`; may be given several times.
-    #[arg(long = "header", short = 'H', value_name = "NAME=VALUE")]
-    pub(crate) headers: Vec<String>,
+    #[arg(long = "header", short = 'H', value_name = "NAME=VALUE", value_parser = header)]
+    pub(crate) headers: Vec<(String, String)>,
     /// At most so many events a second; default as fast as they are taken.
-    #[arg(long)]
+    #[arg(long, value_parser = rate)]
     pub(crate) rate: Option<f64>,
     /// Compression of the batches sent.
     #[arg(long, value_enum, default_value_t = CompressionArg::None)]
@@ -282,11 +322,11 @@ pub(crate) struct ConsumeArgs {
     /// The topic.
     pub(crate) topic: String,
     /// Where to begin: `earliest`, `latest`, an offset such as `@1200`, or a time (RFC 3339 or milliseconds since 1970).
-    #[arg(long, default_value = "earliest")]
-    pub(crate) from: String,
+    #[arg(long, default_value = "earliest", value_parser = place)]
+    pub(crate) from: Place,
     /// Where to end: an offset such as `@1300` (exclusive) or a time; default the end as it is now.
-    #[arg(long)]
-    pub(crate) until: Option<String>,
+    #[arg(long, value_parser = place)]
+    pub(crate) until: Option<Place>,
     /// Only these partitions; default all.
     #[arg(long, short = 'p', value_delimiter = ',')]
     pub(crate) partition: Vec<u32>,
@@ -296,10 +336,10 @@ pub(crate) struct ConsumeArgs {
     /// Go on with new events until interrupted.
     #[arg(long, short = 'F')]
     pub(crate) follow: bool,
-    /// How events look.
-    #[arg(long, value_enum, default_value_t = EventFormat::Value)]
-    pub(crate) format: EventFormat,
-    /// Begin where this group committed (else at --from), and commit what was printed.
+    /// How events look; default `value`, with `-o json` `json`.
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<EventFormat>,
+    /// Begin where this group committed (else at --from), and commit what was printed: at the end, and with --follow every few seconds.
     #[arg(long, short = 'g')]
     pub(crate) group: Option<String>,
 }
@@ -313,8 +353,8 @@ pub(crate) struct OffsetsArgs {
     /// The topic.
     pub(crate) topic: String,
     /// Also the first offset at or after this time (RFC 3339 or milliseconds since 1970).
-    #[arg(long)]
-    pub(crate) time: Option<String>,
+    #[arg(long, value_parser = time)]
+    pub(crate) time: Option<i64>,
     /// Also what this group committed, and its lag.
     #[arg(long, short = 'g')]
     pub(crate) group: Option<String>,
@@ -335,7 +375,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, short = 'n')]
     pub(crate) count: Option<u64>,
     /// Events a second; default as fast as they are taken.
-    #[arg(long)]
+    #[arg(long, value_parser = rate)]
     pub(crate) rate: Option<f64>,
     /// Go on until interrupted (at --rate, default 100 a second).
     #[arg(long, short = 'F')]
@@ -358,10 +398,10 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value_t = 4)]
     pub(crate) partitions: u32,
     /// Bytes of each event's value.
-    #[arg(long, default_value_t = 1024)]
-    pub(crate) event_bytes: usize,
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) event_bytes: u32,
     /// How many events.
-    #[arg(long, short = 'n', default_value_t = 200_000)]
+    #[arg(long, short = 'n', default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: u64,
     /// Compression of the batches sent.
     #[arg(long, value_enum, default_value_t = CompressionArg::None)]
@@ -409,7 +449,7 @@ pub(crate) struct VerifyArgs {
 /// Inspecting.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// A WAL file, a checkpoint, a tier object, a manifest object, or a data directory.
+    /// A WAL file, a checkpoint, or an object of the store: tier object, manifest object, checkpoint object.
     pub(crate) path: PathBuf,
     /// How answers look.
     #[arg(long, short = 'o', value_enum, default_value_t = Output::Table)]
@@ -425,9 +465,23 @@ pub(crate) struct InspectArgs {
     pub(crate) partition: Option<i32>,
 }
 
+/// Printing settings.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    #[command(flatten)]
+    /// Settings.
+    pub(crate) server: ServerArgs,
+    /// How they look: `table` is TOML, as the settings file.
+    #[arg(long, short = 'o', value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
 /// Recovering.
 #[derive(Debug, Args)]
 pub(crate) struct RecoverArgs {
+    /// How the answer looks.
+    #[arg(long, short = 'o', value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
     #[command(flatten)]
     /// Settings: the (empty) data directory and the object store to recover from.
     pub(crate) server: ServerArgs,

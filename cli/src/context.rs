@@ -8,6 +8,7 @@ use tidegate_proto::errors::{Failure, Reason};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::args::{Connection, Output};
+use crate::output::{out, outln};
 
 /// Receive windows for bulk reads: with tonic's defaults a stream is several times slower.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
@@ -18,6 +19,12 @@ pub(crate) const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// A failure that decides the exit code.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommandError {
+    /// What the person asked for cannot be meant so.
+    #[error("{0}")]
+    Usage(String),
+    /// The hub is going down.
+    #[error("the hub is shutting down: run the command again when it is back")]
+    Closing,
     /// The hub could not be reached.
     #[error("cannot reach the hub at {address}: {reason}. Is it running? `tidegate dev` starts one; --address says where it is.")]
     Unreachable {
@@ -41,7 +48,8 @@ impl From<tonic::Status> for CommandError {
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<CommandError>() {
         None => 1,
-        Some(CommandError::Unreachable { .. }) => 4,
+        Some(CommandError::Usage(_)) => 2,
+        Some(CommandError::Unreachable { .. } | CommandError::Closing) => 4,
         Some(CommandError::Hub(failure)) => match failure.reason {
             Reason::UnknownTopic | Reason::UnknownPartition | Reason::UnknownGroup => 3,
             Reason::Internal | Reason::CorruptData => 1,
@@ -69,7 +77,9 @@ pub(crate) async fn connect(connection: &Connection) -> Result<Channel> {
     let unreachable = |reason: String| CommandError::Unreachable { address: connection.address.clone(), reason };
     let address =
         if connection.address.contains("://") { connection.address.clone() } else { format!("http://{}", connection.address) };
-    let endpoint = Endpoint::from_shared(address).map_err(|error| unreachable(error.to_string()))?;
+    let endpoint = Endpoint::from_shared(address).map_err(|error| {
+        CommandError::Usage(format!("--address {}: {error}; write host:port or http://host:port", connection.address))
+    })?;
     let endpoint = endpoint
         .connect_timeout(Duration::from_secs(5))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -79,6 +89,8 @@ pub(crate) async fn connect(connection: &Connection) -> Result<Channel> {
 
 /// Connects to the hub with the client library, for producing and bulk reading.
 pub(crate) async fn client(connection: &Connection) -> Result<tidegate_client::Client> {
+    // The library connects when it is first used, and repeats that: who calls a command wants to know now.
+    connect(connection).await?;
     tidegate_client::Client::connect(connection.address.as_str()).await.map_err(client_error)
 }
 
@@ -101,8 +113,8 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 /// Prints an answer: JSON as it is, or rows under a header.
 pub(crate) fn print(output: Output, json: &Value, header: &[&str], rows: &[Vec<String>]) {
     match output {
-        Output::Json => println!("{json:#}"),
-        Output::Table => print!("{}", table(header, rows)),
+        Output::Json => outln!("{json:#}"),
+        Output::Table => out!("{}", table(header, rows)),
     }
 }
 

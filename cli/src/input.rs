@@ -42,6 +42,26 @@ pub(crate) struct Extract {
     pub(crate) header: bool,
 }
 
+impl Extract {
+    /// What does not go together, said with the way out.
+    pub(crate) fn check(&self, format: InputFormat) -> Result<(), String> {
+        let lines = format == InputFormat::Lines;
+        let columns = matches!(format, InputFormat::Tsv | InputFormat::Csv);
+        let wrong = [
+            (lines && self.key.is_some(), "--key names a field or a column: give --format, or for lines --key-until"),
+            (lines && self.time.is_some(), "--time names a field or a column: give --format, or for lines --time-after"),
+            (!lines && self.key_until.is_some(), "--key-until is for lines: for this format give --key"),
+            (!lines && self.time_after.is_some(), "--time-after is for lines: for this format give --time"),
+            (!columns && self.header, "--header-row is for --format tsv or csv"),
+            (
+                self.time_format.is_some() && self.time.is_none() && self.time_after.is_none(),
+                "--time-format says how a time is written: say where it is by --time or --time-after",
+            ),
+        ];
+        wrong.iter().find(|(is_wrong, _)| *is_wrong).map_or(Ok(()), |(_, way_out)| Err((*way_out).to_owned()))
+    }
+}
+
 /// One event of the input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct InputEvent {
@@ -57,7 +77,7 @@ pub(crate) struct InputEvent {
 pub(crate) struct Events<R> {
     source: Source<R>,
     extract: Extract,
-    columns: Option<Vec<String>>,
+    columns: Option<Vec<Bytes>>,
     number: u64,
 }
 
@@ -175,13 +195,13 @@ impl<R: BufRead> Events<R> {
 
     fn column_event(&self, value: Bytes, format: InputFormat) -> Result<InputEvent> {
         let columns = split_columns(&value, format).with_context(|| format!("record {}", self.number))?;
-        let column = |name: &String| -> Result<&String> {
+        let column = |name: &String| -> Result<&Bytes> {
             let at = self.column_number(name)?;
             columns.get(at).ok_or_else(|| anyhow!(self.lacks(&format!("column `{name}`"))))
         };
-        let key = self.extract.key.as_ref().map(column).transpose()?.map(|text| Bytes::from(text.clone()));
+        let key = self.extract.key.as_ref().map(column).transpose()?.cloned();
         let time = self.extract.time.as_ref().map(column).transpose()?;
-        let timestamp_ms = time.map(|text| self.parse_time(text)).transpose()?;
+        let timestamp_ms = time.map(|text| self.parse_time(&String::from_utf8_lossy(text))).transpose()?;
         Ok(InputEvent { key, value, timestamp_ms })
     }
 
@@ -191,7 +211,7 @@ impl<R: BufRead> Events<R> {
         }
         match name.parse::<usize>() {
             Ok(number) if number >= 1 => Ok(number - 1),
-            _ => bail!("there is no column `{name}`: name a column of the header (with --header) or give its number from 1"),
+            _ => bail!("there is no column `{name}`: name a column of the header (with --header-row) or give its number from 1"),
         }
     }
 
@@ -233,14 +253,14 @@ pub(crate) fn parse_time(text: &str, pattern: Option<&str>) -> Result<i64> {
     Ok(midnight.with_context(|| format!("`{shown}` does not match the time format `{pattern}`"))?.and_utc().timestamp_millis())
 }
 
-fn split_columns(record: &[u8], format: InputFormat) -> Result<Vec<String>> {
+/// A record's columns, byte for byte (CSV: without the quotes).
+fn split_columns(record: &Bytes, format: InputFormat) -> Result<Vec<Bytes>> {
     if format == InputFormat::Tsv {
-        let text = std::str::from_utf8(record).context("not UTF-8 text")?;
-        return Ok(text.split('\t').map(str::to_owned).collect());
+        return Ok(record.split(|byte| *byte == b'\t').map(|column| record.slice_ref(column)).collect());
     }
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(io::Cursor::new(record));
-    let columns = reader.records().next().context("an empty record")?.context("not CSV")?;
-    Ok(columns.iter().map(str::to_owned).collect())
+    let columns = reader.byte_records().next().context("an empty record")?.context("not CSV")?;
+    Ok(columns.iter().map(Bytes::copy_from_slice).collect())
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
@@ -300,6 +320,26 @@ mod tests {
         assert_eq!(read[0].key.as_deref(), Some(&b"a,\nb"[..]));
         assert_eq!(&read[0].value[..], b"7,\"a,\nb\"");
         assert_eq!(read.len(), 1);
+    }
+
+    #[test]
+    fn columns_need_not_be_text() {
+        let mut source =
+            Events::new(&b"\xff\xfe\tx\n"[..], InputFormat::Tsv, Extract { key: Some("1".into()), ..Extract::default() });
+        assert_eq!(source.as_mut().unwrap().next().unwrap().unwrap().key.as_deref(), Some(&b"\xff\xfe"[..]));
+    }
+
+    #[test]
+    fn flags_that_would_be_passed_over_are_refused() {
+        let key = Extract { key: Some("1".into()), ..Extract::default() };
+        assert!(key.check(InputFormat::Lines).is_err_and(|way_out| way_out.contains("--key-until")));
+        assert!(key.check(InputFormat::Tsv).is_ok());
+        let header = Extract { header: true, ..Extract::default() };
+        assert!(header.check(InputFormat::Jsonl).is_err() && header.check(InputFormat::Csv).is_ok());
+        let format = Extract { time_format: Some("%Y".into()), ..Extract::default() };
+        assert!(format.check(InputFormat::Lines).is_err_and(|way_out| way_out.contains("--time-after")));
+        let until = Extract { key_until: Some(":".into()), ..Extract::default() };
+        assert!(until.check(InputFormat::Json).is_err() && until.check(InputFormat::Lines).is_ok());
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! The command `tidegate`: composition root of the hub and its clients.
+#![deny(clippy::print_stdout, reason = "print by `outln!`: a reader may go away")]
 
 mod args;
 mod commands;
@@ -6,6 +7,7 @@ mod context;
 mod exported_metrics;
 mod generate;
 mod input;
+mod output;
 mod progress;
 mod settings;
 mod telemetry;
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(code) => code,
+        Err(error) if error.downcast_ref().is_some_and(output::is_closed) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tidegate: {}", context::describe(&error));
             ExitCode::from(context::exit_code(&error))
@@ -48,7 +51,11 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Verify(args) => return commands::verify::run(args).await,
         Command::Inspect(args) => commands::inspect::run(&args)?,
         Command::Config(args) => commands::server::config(&args)?,
-        Command::Completions { shell } => clap_complete::generate(shell, &mut Cli::command(), "tidegate", &mut std::io::stdout()),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "tidegate", &mut script);
+            output::out!("{}", String::from_utf8_lossy(&script));
+        }
         Command::Recover(args) => commands::recover::run(&args).await?,
     }
     Ok(ExitCode::SUCCESS)

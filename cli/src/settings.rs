@@ -87,18 +87,26 @@ fn insert(table: &mut Table, name: &str, value: Value) -> Result<()> {
     Ok(())
 }
 
-/// Serde's message, with the known name that is nearest to an unknown one.
+/// Serde's message behind the setting's whole name, with the known name that is nearest to an unknown one.
 fn explain(error: &toml::de::Error, prefix: &str) -> anyhow::Error {
-    let message = error.message();
-    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    let hint = match quoted.split_first() {
-        Some((unknown, known)) if message.starts_with("unknown field") => {
-            nearest(unknown, known.iter().copied()).map(|meant| format!("; did you mean `{prefix}{meant}`?")).unwrap_or_default()
-        }
-        _ => String::new(),
-    };
     let text = error.to_string();
-    anyhow::anyhow!("settings: {prefix}{}{hint}", text.trim_end())
+    // toml ends its text with a line "in `hub.wal`".
+    let (message, place) = match text.trim_end().rsplit_once("\nin `") {
+        Some((message, place)) => (message, place.trim_end_matches('`')),
+        None => (text.trim_end(), ""),
+    };
+    let group = [prefix.trim_end_matches('.'), place].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(".");
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    match quoted.split_first() {
+        Some((unknown, known)) if message.starts_with("unknown field") => {
+            let full = |name: &str| if group.is_empty() { name.to_owned() } else { format!("{group}.{name}") };
+            let hint = nearest(unknown, known.iter().copied()).map(|meant| format!("; did you mean `{}`?", full(meant)));
+            let message = message.replacen(unknown, &full(unknown), 1);
+            anyhow::anyhow!("settings: {message}{}", hint.unwrap_or_default())
+        }
+        _ if group.is_empty() => anyhow::anyhow!("settings: {message}"),
+        _ => anyhow::anyhow!("settings: `{group}`: {message} (`tidegate config` shows it as it is now or by default)"),
+    }
 }
 
 #[cfg(test)]
@@ -138,10 +146,14 @@ mod tests {
     #[test]
     fn a_wrong_setting_is_named_with_the_way_out() {
         for (set, expected) in [
-            ("hub.jurnals=8", "did you mean"),
+            ("hub.jurnals=8", "did you mean `hub.journals`?"),
+            ("hub.wal.file_byte=8", "unknown field `hub.wal.file_byte`"),
+            ("hubb.journals=8", "did you mean `hub`?"),
             ("hub.journals=0", "hub.journals"),
-            ("hub.journals=many", "journals"),
-            ("telemetry.log_format=xml", "log_format"),
+            ("hub.journals=many", "`hub.journals`: invalid type"),
+            ("listeners.client=here", "`listeners.client`: invalid socket address"),
+            ("telemetry.log_format=xml", "`telemetry.log_format`: unknown variant `xml`"),
+            ("telemetry.log_formt=xml", "did you mean `telemetry.log_format`?"),
             ("=3", "needs a name"),
         ] {
             let error = format!("{:#}", load(&args(&[set]), std::iter::empty()).unwrap_err());

@@ -13,6 +13,7 @@ use tonic::transport::Channel;
 use super::topic::describe_topic;
 use crate::args::{ApplyArgs, Output};
 use crate::context::{CommandError, connect};
+use crate::output::outln;
 
 /// What applying a manifest did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,12 +50,12 @@ pub(crate) async fn run(args: ApplyArgs) -> Result<()> {
     for topic in &topics {
         let applied = apply_topic(&mut client, topic, args.dry_run).await?;
         if args.connection.output == Output::Table {
-            println!("topic/{} {}{}", topic.name, applied.word(), if args.dry_run { " (dry run)" } else { "" });
+            outln!("topic/{} {}{}", topic.name, applied.word(), if args.dry_run { " (dry run)" } else { "" });
         }
         done.push(json!({"topic": topic.name, "applied": applied.word()}));
     }
     if args.connection.output == Output::Json {
-        println!("{:#}", serde_json::Value::Array(done));
+        outln!("{:#}", serde_json::Value::Array(done));
     }
     Ok(())
 }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
-use tidegate_proto::errors::{Failure, Reason};
 use tidegate_proto::v1;
 use tidegate_proto::v1::consumer_service_client::ConsumerServiceClient;
 use tidegate_proto::v1::group_service_client::GroupServiceClient;
@@ -15,10 +15,13 @@ use tidegate_proto::v1::metadata_service_client::MetadataServiceClient;
 use tidegate_proto::v1::position::Position as At;
 use tonic::transport::Channel;
 
-use super::partitions_of;
-use crate::args::{ConsumeArgs, EventFormat};
+use super::{interrupted, partition_of, partitions_of};
+use crate::args::{ConsumeArgs, EventFormat, Output};
 use crate::context::{CommandError, MAX_ANSWER_BYTES, connect};
 use crate::input::parse_time;
+
+/// How much of what was printed may be printed again after a crash, in time.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A place in a topic as the command line names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,21 +65,19 @@ impl From<Place> for v1::Position {
 
 /// Runs the command.
 pub(crate) async fn run(args: ConsumeArgs) -> Result<()> {
-    let from = parse_place(&args.from).context("--from")?;
-    let until = args.until.as_deref().map(parse_place).transpose().context("--until")?;
     let channel = connect(&args.connection).await?;
     let partitions = wanted_partitions(&channel, &args).await?;
     let committed = match &args.group {
         Some(group) => committed_offsets(&channel, group, &args.topic, &partitions).await?,
         None => BTreeMap::new(),
     };
-    let ends = match until {
+    let ends = match args.until {
         Some(place) => Some(look_up(&channel, &args.topic, &partitions, place).await?),
         None => None,
     };
     let mut consumer = ConsumerServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES);
     let request = v1::SubscribeRequest {
-        subscriptions: subscriptions(&args.topic, &partitions, from, &committed),
+        subscriptions: subscriptions(&args.topic, &partitions, args.from, &committed),
         format: v1::RecordFormat::Records.into(),
         mode: if args.follow { v1::SubscribeMode::Follow } else { v1::SubscribeMode::UntilEnd }.into(),
         ..Default::default()
@@ -84,22 +85,36 @@ pub(crate) async fn run(args: ConsumeArgs) -> Result<()> {
     let mut stream = consumer.subscribe(request).await.map_err(CommandError::from)?.into_inner();
     let mut printer = Printer {
         out: BufWriter::new(std::io::stdout().lock()),
-        format: args.format,
+        format: args.format.unwrap_or(match args.connection.output {
+            Output::Table => EventFormat::Value,
+            Output::Json => EventFormat::Json,
+        }),
         left: args.max,
         next: BTreeMap::new(),
         ends,
     };
-    let interrupted = tokio::signal::ctrl_c();
+    let mut committing = Committing { channel: &channel, args: &args, done: BTreeMap::new() };
+    let interrupted = interrupted();
     tokio::pin!(interrupted);
+    let mut tick = tokio::time::interval(COMMIT_INTERVAL);
     loop {
         let message = tokio::select! {
+            biased;
+            () = &mut interrupted => break,
+            _ = tick.tick(), if args.follow => {
+                committing.commit(&printer.next).await?;
+                continue;
+            }
             message = stream.message() => message.map_err(CommandError::from)?,
-            _ = &mut interrupted => break,
         };
         let Some(message) = message else { break };
         match message.event {
             Some(v1::subscribe_response::Event::Data(data)) => printer.data(&data)?,
-            Some(v1::subscribe_response::Event::Closing(_)) => bail!("the broker is shutting down: run the command again"),
+            Some(v1::subscribe_response::Event::Closing(_)) => {
+                printer.out.flush()?;
+                committing.commit(&printer.next).await?;
+                return Err(CommandError::Closing.into());
+            }
             _ => {}
         }
         if args.follow {
@@ -110,9 +125,25 @@ pub(crate) async fn run(args: ConsumeArgs) -> Result<()> {
         }
     }
     printer.out.flush()?;
-    match &args.group {
-        Some(group) => commit(&channel, group, &args.topic, &printer.next).await,
-        None => Ok(()),
+    committing.commit(&printer.next).await
+}
+
+/// What was printed is committed for the group, if there is one, and not twice.
+struct Committing<'a> {
+    channel: &'a Channel,
+    args: &'a ConsumeArgs,
+    done: BTreeMap<i32, i64>,
+}
+
+impl Committing<'_> {
+    async fn commit(&mut self, next: &BTreeMap<i32, i64>) -> Result<()> {
+        if let Some(group) = &self.args.group
+            && self.done != *next
+        {
+            commit(self.channel, group, &self.args.topic, next).await?;
+            self.done.clone_from(next);
+        }
+        Ok(())
     }
 }
 
@@ -121,16 +152,8 @@ async fn wanted_partitions(channel: &Channel, args: &ConsumeArgs) -> Result<Vec<
     if args.partition.is_empty() {
         return Ok((0..count).collect());
     }
-    let mut wanted = Vec::new();
-    for partition in &args.partition {
-        match i32::try_from(*partition) {
-            Ok(partition) if partition < count => wanted.push(partition),
-            _ => {
-                let message = format!("--partition: {} has no partition {partition}; it has {count}, from 0", args.topic);
-                return Err(CommandError::Hub(Failure::new(Reason::UnknownPartition, message)).into());
-            }
-        }
-    }
+    let wanted: Result<Vec<i32>> = args.partition.iter().map(|partition| partition_of(&args.topic, count, *partition)).collect();
+    let mut wanted = wanted?;
     wanted.sort_unstable();
     wanted.dedup();
     Ok(wanted)
@@ -189,9 +212,6 @@ pub(crate) async fn committed_offsets(
 }
 
 async fn commit(channel: &Channel, group: &str, topic: &str, next: &BTreeMap<i32, i64>) -> Result<()> {
-    if next.is_empty() {
-        return Ok(());
-    }
     let one = |(partition, offset): (&i32, &i64)| v1::CommittedOffset {
         topic: topic.to_owned(),
         partition: *partition,

@@ -12,13 +12,16 @@ use tidegate_tier::object::{Footer, FooterRange};
 use tidegate_wal::inspect::{Frame, inspect};
 
 use crate::args::{InspectArgs, Output};
-use crate::context::{human_bytes, table};
+use crate::context::{CommandError, human_bytes, table};
+use crate::output::{out, outln};
 
 /// Runs the command.
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let path = &args.path;
     if path.is_dir() {
-        bail!("{} is a folder: name a file in it, such as wal/0000000001.wal or a file of checkpoints/", path.display());
+        let way_out =
+            format!("{} is a folder: name a file in it, such as wal/0000000001.wal or a file of checkpoints/", path.display());
+        return Err(CommandError::Usage(way_out).into());
     }
     if path.extension().is_some_and(|extension| extension == "wal") {
         return wal(path, args.output);
@@ -43,7 +46,17 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
         return Ok(());
     }
     if let Ok(envelope) = Envelope::decode(&bytes) {
-        println!(
+        if args.output == Output::Json {
+            outln!(
+                "{:#}",
+                json!({
+                    "hub": envelope.hub.to_string(), "journal": envelope.journal.0, "term": envelope.term, "index": envelope.index,
+                    "stateBytes": envelope.state.len(),
+                })
+            );
+            return Ok(());
+        }
+        outln!(
             "checkpoint object of journal {} of hub {} at term {}, index {}: a state of {}",
             envelope.journal,
             envelope.hub,
@@ -70,7 +83,7 @@ fn wal(path: &Path, output: Output) -> Result<()> {
                 })
             })
             .collect();
-        println!(
+        outln!(
             "{:#}",
             json!({
                 "log": found.log, "generation": found.generation, "fileBytes": found.file_bytes, "end": found.end,
@@ -93,8 +106,8 @@ fn wal(path: &Path, output: Output) -> Result<()> {
         ]
     };
     let rows: Vec<Vec<String>> = frames.iter().map(row).collect();
-    print!("{}", table(&["OFFSET", "SEQUENCE", "DURABLE", "JOURNAL", "KIND", "TERM", "INDEX", "BYTES"], &rows));
-    println!(
+    out!("{}", table(&["OFFSET", "SEQUENCE", "DURABLE", "JOURNAL", "KIND", "TERM", "INDEX", "BYTES"], &rows));
+    outln!(
         "\nlog {}, generation {}, {} of {} used, durable up to sequence {}{}",
         found.log,
         found.generation,
@@ -128,7 +141,7 @@ fn kafka_log(args: &InspectArgs, footer: &Footer, object: &[u8], target: &Path) 
     let blocks = usize::try_from(footer.data_bytes).ok().and_then(|end| object.get(..end)).context("the object is cut")?;
     footer.verify_blocks(0, blocks)?;
     std::fs::write(target, batches).with_context(|| format!("cannot write {}", target.display()))?;
-    println!(
+    outln!(
         "{} of {}: offsets {} to {} written to {}",
         range.header.at.partition,
         range.header.topic_name,
@@ -153,13 +166,10 @@ fn show_tier_object(footer: &Footer, output: Output) {
                 })
             })
             .collect();
-        println!(
-            "{:#}",
-            json!({"key": footer.key, "hub": footer.hub.to_string(), "journal": footer.journal.0, "ranges": ranges})
-        );
+        outln!("{:#}", json!({"key": footer.key, "hub": footer.hub.to_string(), "journal": footer.journal.0, "ranges": ranges}));
         return;
     }
-    println!(
+    outln!(
         "tier object {}\nof journal {}, {} of data in {} checked blocks\n",
         footer.key,
         footer.journal,
@@ -181,7 +191,7 @@ fn show_tier_object(footer: &Footer, output: Output) {
             ]
         })
         .collect();
-    print!("{}", table(&["TOPIC", "PARTITION", "FIRST", "END", "POSITION", "BYTES"], &rows));
+    out!("{}", table(&["TOPIC", "PARTITION", "FIRST", "END", "POSITION", "BYTES"], &rows));
 }
 
 fn show_manifest(manifest: &ManifestObject, output: Output) {
@@ -193,15 +203,15 @@ fn show_manifest(manifest: &ManifestObject, output: Output) {
             .iter()
             .map(|range| json!({"base": range.base.0, "end": range.end.0, "bytes": range.bytes, "key": range.key}))
             .collect();
-        println!(
+        outln!(
             "{:#}",
             json!({"topicUid": manifest.at.topic.to_string(), "partition": manifest.at.partition.0, "ranges": ranges})
         );
         return;
     }
-    println!("manifest object of partition {}\n", manifest.at);
+    outln!("manifest object of partition {}\n", manifest.at);
     let rows: Vec<Vec<String>> = manifest.ranges.iter().map(row).collect();
-    print!("{}", table(&["FIRST", "END", "BYTES", "OBJECT"], &rows));
+    out!("{}", table(&["FIRST", "END", "BYTES", "OBJECT"], &rows));
 }
 
 fn show_checkpoint(checkpoint: &InspectedCheckpoint, output: Output) {
@@ -222,10 +232,10 @@ fn show_checkpoint(checkpoint: &InspectedCheckpoint, output: Output) {
             "journal": checkpoint.journal.0, "term": checkpoint.at.term, "index": checkpoint.at.index,
             "hash": format!("{:016x}", state.hash()), "groups": state.groups().len(), "partitions": partitions,
         });
-        println!("{json:#}");
+        outln!("{json:#}");
         return;
     }
-    println!(
+    outln!(
         "checkpoint of journal {} at term {}, index {}; state hash {:016x}, {} groups\n",
         checkpoint.journal,
         checkpoint.at.term,
@@ -247,5 +257,5 @@ fn show_checkpoint(checkpoint: &InspectedCheckpoint, output: Output) {
             ]
         })
         .collect();
-    print!("{}", table(&["TOPIC UID", "PARTITION", "FIRST", "END", "TIERED UP TO", "EPOCH", "LOCAL"], &rows));
+    out!("{}", table(&["TOPIC UID", "PARTITION", "FIRST", "END", "TIERED UP TO", "EPOCH", "LOCAL"], &rows));
 }

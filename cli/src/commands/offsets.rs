@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 use tidegate_proto::v1::metadata_service_client::MetadataServiceClient;
 
@@ -10,17 +10,15 @@ use super::consume::{Place, committed_offsets, look_up};
 use super::partitions_of;
 use crate::args::OffsetsArgs;
 use crate::context::{connect, print};
-use crate::input::parse_time;
 
 /// Runs the command.
 pub(crate) async fn run(args: OffsetsArgs) -> Result<()> {
-    let time = args.time.as_deref().map(|text| parse_time(text, None)).transpose().context("--time")?;
     let channel = connect(&args.connection).await?;
     let count = partitions_of(MetadataServiceClient::new(channel.clone()), &args.topic).await?;
     let partitions: Vec<i32> = (0..count).collect();
     let first = look_up(&channel, &args.topic, &partitions, Place::Earliest).await?;
     let end = look_up(&channel, &args.topic, &partitions, Place::Latest).await?;
-    let at_time = match time {
+    let at_time = match args.time {
         Some(time) => Some(look_up(&channel, &args.topic, &partitions, Place::Time(time)).await?),
         None => None,
     };

@@ -6,15 +6,19 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::json;
 use tidegate_client::{Compression, Delivery, Producer, Record};
+use tidegate_proto::v1::metadata_service_client::MetadataServiceClient;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::{interrupted, partition_of, partitions_of};
 use crate::args::{CompressionArg, Connection, GenerateArgs, Output, ProduceArgs};
-use crate::context::{client, client_error};
+use crate::context::{CommandError, client, client_error, connect};
 use crate::generate::Generator;
-use crate::input::{Events, Extract};
+use crate::input::{Events, Extract, InputEvent, InputFormat};
+use crate::output::outln;
 use crate::progress;
 
 /// Deliveries that may be undecided before the command waits for the oldest; their bytes are bounded by the client.
@@ -46,11 +50,7 @@ struct Sink {
 
 impl Sink {
     async fn connect(connection: &Connection, compression: Compression, rate: Option<f64>, total: Option<u64>) -> Result<Sink> {
-        let pace = match rate {
-            Some(rate) if rate > 0.0 => Some((Instant::now(), Duration::from_secs_f64(1.0 / rate))),
-            Some(rate) => bail!("--rate {rate}: write a number of events a second above 0"),
-            None => None,
-        };
+        let pace = rate.map(|rate| (Instant::now(), Duration::from_secs_f64(1.0 / rate)));
         let client = client(connection).await?;
         let producer = client.producer().compression(compression).build().map_err(client_error)?;
         Ok(Sink { producer, undecided: VecDeque::new(), pace, sent: 0, durable: 0, bar: progress::events(total) })
@@ -85,16 +85,18 @@ impl Sink {
         self.producer.close().await.map_err(client_error)?;
         self.bar.finish_and_clear();
         match output {
-            Output::Json => println!("{:#}", json!({"topic": topic, "stored": self.durable})),
-            Output::Table => println!("{} events stored in {topic}", self.durable),
+            Output::Json => outln!("{:#}", json!({"topic": topic, "stored": self.durable})),
+            Output::Table => outln!("{} events stored in {topic}", self.durable),
         }
         Ok(())
     }
 }
 
-/// Runs `tidegate produce`.
+/// Events read ahead of the client, each at most as large as a message.
+const READ_AHEAD: usize = 64;
+
+/// Runs `tidegate produce`. An interrupt ends the input; what was read before it is stored and counted.
 pub(crate) async fn run(args: ProduceArgs) -> Result<()> {
-    let headers = parse_headers(&args.headers)?;
     let extract = Extract {
         key: args.key,
         key_until: args.key_until,
@@ -103,14 +105,30 @@ pub(crate) async fn run(args: ProduceArgs) -> Result<()> {
         time_format: args.time_format,
         header: args.header_row,
     };
-    let reader: Box<dyn BufRead> = match args.file.as_deref().filter(|path| *path != Path::new("-")) {
-        None => Box::new(std::io::stdin().lock()),
+    extract.check(args.format).map_err(CommandError::Usage)?;
+    let reader: Box<dyn BufRead + Send> = match args.file.as_deref().filter(|path| *path != Path::new("-")) {
+        None => Box::new(BufReader::new(std::io::stdin())),
         Some(path) => Box::new(BufReader::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?)),
     };
-    let partition = args.partition.map(i32::try_from).transpose().context("--partition is too large")?;
+    let partition = known_partition(&args.connection, &args.topic, args.partition).await?;
     let mut sink = Sink::connect(&args.connection, args.compression.into(), args.rate, None).await?;
-    for event in Events::new(reader, args.format, extract)? {
-        let event = event?;
+    let mut events = read_ahead(reader, args.format, extract);
+    let interrupted = interrupted();
+    tokio::pin!(interrupted);
+    let mut failure = None;
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = &mut interrupted => break,
+            event = events.recv() => match event {
+                None => break,
+                Some(Ok(event)) => event,
+                Some(Err(error)) => {
+                    failure = Some(error);
+                    break;
+                }
+            },
+        };
         let mut record = Record::new(args.topic.as_str()).value(event.value);
         if let Some(key) = event.key {
             record = record.key(key);
@@ -121,20 +139,37 @@ pub(crate) async fn run(args: ProduceArgs) -> Result<()> {
         if let Some(partition) = partition {
             record = record.partition(partition);
         }
-        for (name, value) in &headers {
+        for (name, value) in &args.headers {
             record = record.header(name.clone(), value.clone().into_bytes());
         }
         sink.send(record).await?;
     }
-    sink.finish(&args.topic, args.connection.output).await
+    sink.finish(&args.topic, args.connection.output).await?;
+    // What came before the mistake is stored and was counted.
+    failure.map_or(Ok(()), Err)
 }
 
-fn parse_headers(headers: &[String]) -> Result<Vec<(String, String)>> {
-    let one = |header: &String| match header.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => bail!("--header {header}: write NAME=VALUE"),
-    };
-    headers.iter().map(one).collect()
+/// Reads on a thread of its own: standard input may pause for as long as it likes. The thread ends with the process at the latest.
+fn read_ahead(reader: Box<dyn BufRead + Send>, format: InputFormat, extract: Extract) -> mpsc::Receiver<Result<InputEvent>> {
+    let (sender, receiver) = mpsc::channel(READ_AHEAD);
+    std::thread::spawn(move || match Events::new(reader, format, extract) {
+        Err(error) => drop(sender.blocking_send(Err(error))),
+        Ok(events) => {
+            for event in events {
+                let is_last = event.is_err();
+                if sender.blocking_send(event).is_err() || is_last {
+                    break;
+                }
+            }
+        }
+    });
+    receiver
+}
+
+/// Checks topic and partition before anything is read.
+async fn known_partition(connection: &Connection, topic: &str, partition: Option<u32>) -> Result<Option<i32>> {
+    let count = partitions_of(MetadataServiceClient::new(connect(connection).await?), topic).await?;
+    partition.map(|partition| partition_of(topic, count, partition)).transpose()
 }
 
 /// Runs `tidegate generate`.
@@ -151,31 +186,21 @@ pub(crate) async fn generate(args: GenerateArgs) -> Result<()> {
         Generator::new(args.kind, args.seed, start, per_second).take(count.map_or(usize::MAX, |count| count as usize));
     if topic == "-" {
         for event in generator {
-            println!("{}", event.value);
+            outln!("{}", event.value);
         }
         return Ok(());
     }
+    known_partition(&args.connection, &topic, None).await?;
     let mut sink = Sink::connect(&args.connection, Compression::None, rate, count).await?;
-    let interrupted = tokio::signal::ctrl_c();
+    let interrupted = interrupted();
     tokio::pin!(interrupted);
     for event in generator {
         let record = Record::new(topic.as_str()).key(event.key).value(event.value.to_string()).timestamp_ms(event.timestamp_ms);
         tokio::select! {
+            biased;
+            () = &mut interrupted => break,
             sent = sink.send(record) => sent?,
-            _ = &mut interrupted => break,
         }
     }
     sink.finish(&topic, args.connection.output).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_header_needs_a_name_and_an_equals_sign() {
-        assert_eq!(parse_headers(&["a=b=c".to_owned()]).unwrap(), [("a".to_owned(), "b=c".to_owned())]);
-        assert!(parse_headers(&["a".to_owned()]).is_err());
-        assert!(parse_headers(&["=a".to_owned()]).is_err());
-    }
 }

@@ -11,8 +11,9 @@ use tidegate_env::Env;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
-use crate::args::{RunArgs, ServerArgs};
+use crate::args::{ConfigArgs, Output, RunArgs};
 use crate::exported_metrics;
+use crate::output::{out, outln};
 use crate::settings::{ServerSettings, load};
 use crate::telemetry;
 
@@ -88,9 +89,12 @@ fn greet(settings: &ServerSettings, client: &str, http: &str) {
     );
 }
 
-/// Prints the settings in force as TOML.
-pub(crate) fn config(args: &ServerArgs) -> Result<()> {
-    let settings = load(args, std::env::vars())?;
-    print!("{}", toml::to_string_pretty(&settings).context("settings cannot be written as TOML")?);
+/// Prints the settings in force as TOML or JSON.
+pub(crate) fn config(args: &ConfigArgs) -> Result<()> {
+    let settings = load(&args.server, std::env::vars())?;
+    match args.output {
+        Output::Table => out!("{}", toml::to_string_pretty(&settings).context("settings cannot be written as TOML")?),
+        Output::Json => outln!("{}", serde_json::to_string_pretty(&settings).context("settings cannot be written as JSON")?),
+    }
     Ok(())
 }

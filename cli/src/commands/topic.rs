@@ -2,14 +2,15 @@
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use tidegate_crd::quantity::{format_bytes, format_duration_ms, parse_bytes, parse_duration_ms};
+use tidegate_crd::quantity::{format_bytes, format_duration_ms};
 use tidegate_proto::v1;
 use tidegate_proto::v1::topic_service_client::TopicServiceClient;
 use tonic::transport::Channel;
 use uuid::Uuid;
 
-use crate::args::{Output, TopicArgs, TopicCommand, TopicSettingArgs};
+use crate::args::{Bound, Output, TopicArgs, TopicCommand, TopicSettingArgs};
 use crate::context::{CommandError, connect, human_bytes, print};
+use crate::output::outln;
 
 const PAGE: u32 = 1000;
 
@@ -26,6 +27,11 @@ pub(crate) async fn run(args: TopicArgs) -> Result<()> {
         }
         TopicCommand::Alter { name, settings } => {
             let (settings, paths) = settings_message(&settings)?;
+            if paths.is_empty() {
+                let way_out =
+                    "name at least one setting to change, such as --retention 7d (`tidegate topic alter --help` lists them)";
+                return Err(CommandError::Usage(way_out.to_owned()).into());
+            }
             let update_mask = Some(prost_types::FieldMask { paths });
             let request = v1::AlterTopicRequest { name, settings: Some(settings), update_mask, ..Default::default() };
             let changed = client.alter_topic(request).await.map_err(CommandError::from)?.into_inner().topic.unwrap_or_default();
@@ -36,8 +42,9 @@ pub(crate) async fn run(args: TopicArgs) -> Result<()> {
             let gone = client.delete_topic(request).await.map_err(CommandError::from)?.into_inner().topic.unwrap_or_default();
             print_topics(output, "deleted", &[gone]);
         }
-        TopicCommand::Undelete { name } => {
-            let request = v1::UndeleteTopicRequest { name, ..Default::default() };
+        TopicCommand::Undelete { name, uid } => {
+            let topic_uid = uid.map(|uid| uid.as_bytes().to_vec().into()).unwrap_or_default();
+            let request = v1::UndeleteTopicRequest { name, topic_uid };
             let back = client.undelete_topic(request).await.map_err(CommandError::from)?.into_inner().topic.unwrap_or_default();
             print_topics(output, "restored", &[back]);
         }
@@ -93,11 +100,11 @@ async fn describe(client: &mut TopicServiceClient<Channel>, output: Output, name
         })
         .collect();
     if output == Output::Json {
-        println!("{:#}", json!({"topic": topic_json(&topic), "partitions": partitions}));
+        outln!("{:#}", json!({"topic": topic_json(&topic), "partitions": partitions}));
         return Ok(());
     }
     print_topics(output, "", std::slice::from_ref(&topic));
-    println!();
+    outln!();
     let rows: Vec<Vec<String>> = described
         .partitions
         .iter()
@@ -121,7 +128,7 @@ async fn describe(client: &mut TopicServiceClient<Channel>, output: Output, name
 pub(crate) fn topic_json(topic: &v1::Topic) -> Value {
     let settings = topic.settings.clone().unwrap_or_default();
     json!({
-        "name": topic.name, "topicUid": Uuid::from_slice(&topic.topic_uid).map(|uid| uid.to_string()).unwrap_or_default(),
+        "name": topic.name, "topicUid": uid(topic),
         "revision": topic.revision, "partitions": settings.partitions, "retentionMs": settings.retention_ms,
         "retentionBytesPerPartition": settings.retention_bytes_per_partition, "maxMessageBytes": settings.max_message_bytes,
         "timestampType": settings.timestamp_type().as_str_name(), "sealBytes": settings.seal_bytes, "sealAgeMs": settings.seal_age_ms,
@@ -130,10 +137,14 @@ pub(crate) fn topic_json(topic: &v1::Topic) -> Value {
     })
 }
 
+fn uid(topic: &v1::Topic) -> String {
+    Uuid::from_slice(&topic.topic_uid).map(|uid| uid.to_string()).unwrap_or_default()
+}
+
 /// Prints topics, each with what became of it if anything did.
 pub(crate) fn print_topics(output: Output, done: &str, topics: &[v1::Topic]) {
     let json: Vec<Value> = topics.iter().map(topic_json).collect();
-    let rows: Vec<Vec<String>> = topics
+    let mut rows: Vec<Vec<String>> = topics
         .iter()
         .map(|topic| {
             let settings = topic.settings.clone().unwrap_or_default();
@@ -150,40 +161,43 @@ pub(crate) fn print_topics(output: Output, done: &str, topics: &[v1::Topic]) {
                 format_duration_ms(settings.retention_ms.and_then(|ms| u64::try_from(ms).ok())),
                 format_bytes(settings.retention_bytes_per_partition),
                 state.to_owned(),
+                uid(topic),
             ]
         })
         .collect();
-    print(output, &Value::Array(json), &["TOPIC", "PARTITIONS", "RETENTION", "BYTES/PARTITION", "STATE"], &rows);
+    // The name alone does not tell deleted topics apart.
+    let columns = if topics.iter().any(|topic| topic.delete_time_ms.is_some()) { 6 } else { 5 };
+    rows.iter_mut().for_each(|row| row.truncate(columns));
+    let header = ["TOPIC", "PARTITIONS", "RETENTION", "BYTES/PARTITION", "STATE", "UID"];
+    print(output, &Value::Array(json), &header[..columns], &rows);
 }
 
 /// Flags as a message, with the names of the fields that they set.
 fn settings_message(args: &TopicSettingArgs) -> Result<(v1::TopicSettings, Vec<String>)> {
     let mut settings = v1::TopicSettings { partitions: args.partitions, ..Default::default() };
     let mut paths: Vec<&str> = args.partitions.iter().map(|_| "partitions").collect();
-    if let Some(text) = &args.retention {
-        let duration = parse_duration_ms(text).context("--retention")?;
-        settings.retention_ms = duration.map(i64::try_from).transpose().context("--retention is too long")?;
+    if let Some(Bound(bound)) = args.retention {
+        settings.retention_ms = bound.map(i64::try_from).transpose().context("--retention is too long")?;
         paths.push("retention_ms");
     }
-    if let Some(text) = &args.retention_bytes {
-        settings.retention_bytes_per_partition = parse_bytes(text).context("--retention-bytes")?;
+    if let Some(Bound(bound)) = args.retention_bytes {
+        settings.retention_bytes_per_partition = bound;
         paths.push("retention_bytes_per_partition");
     }
-    if let Some(text) = &args.max_message_bytes {
-        let bytes = parse_bytes(text).context("--max-message-bytes")?;
-        settings.max_message_bytes = bytes.map(u32::try_from).transpose().context("--max-message-bytes is too large")?;
+    if let Some(Bound(bound)) = args.max_message_bytes {
+        settings.max_message_bytes = bound.map(u32::try_from).transpose().context("--max-message-bytes is too large")?;
         paths.push("max_message_bytes");
     }
     if let Some(by_broker) = args.log_append_time {
         settings.set_timestamp_type(if by_broker { v1::TimestampType::LogAppendTime } else { v1::TimestampType::CreateTime });
         paths.push("timestamp_type");
     }
-    if let Some(text) = &args.seal_bytes {
-        settings.seal_bytes = parse_bytes(text).context("--seal-bytes")?;
+    if let Some(Bound(bound)) = args.seal_bytes {
+        settings.seal_bytes = bound;
         paths.push("seal_bytes");
     }
-    if let Some(text) = &args.seal_age {
-        settings.seal_age_ms = parse_duration_ms(text).context("--seal-age")?;
+    if let Some(Bound(bound)) = args.seal_age {
+        settings.seal_age_ms = bound;
         paths.push("seal_age_ms");
     }
     if let Some(group) = &args.placement_group {

@@ -13,6 +13,7 @@ use tidegate_workload::{Settings, Workload, WorkloadError};
 
 use crate::args::{Output, VerifyArgs};
 use crate::context::{client, client_error};
+use crate::output::outln;
 use crate::progress;
 
 /// How often the progress is drawn.
@@ -97,9 +98,9 @@ fn tell(output: Output, verdict: &Verdict) -> ExitCode {
             let json = json!({
                 "holds": verdict.holds(), "broken": verdict.broken, "violations": verdict.violations, "counts": verdict.counts,
             });
-            println!("{json:#}");
+            outln!("{json:#}");
         }
-        Output::Table => println!("{verdict}"),
+        Output::Table => outln!("{verdict}"),
     }
     if verdict.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -125,7 +125,9 @@ fn each_format_finds_key_and_time_and_keeps_the_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let hub = hub(&folder);
     let csv = b"when,id,text\n1970-01-01T00:00:01Z,7,\"a, \"\"b\"\"\nc\"\n";
-    let cases: &[(&str, &[&str], &[u8], &str, &str)] = &[
+    /// Topic, flags, input, the key and the value that must come of it.
+    type Case<'a> = (&'a str, &'a [&'a str], &'a [u8], &'a str, &'a str);
+    let cases: &[Case<'_>] = &[
         (
             "csv",
             &["--format", "csv", "--header-row", "--key", "text", "--time", "when"],

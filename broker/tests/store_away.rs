@@ -22,11 +22,13 @@ struct Moody {
     away: AtomicBool,
     /// So many puts succeed and answer with an error.
     lost_answers: AtomicU64,
+    /// Puts and deletes so far.
+    writes: AtomicU64,
 }
 
 impl Moody {
     fn new(store: Arc<dyn ObjectStore>) -> Arc<Moody> {
-        Arc::new(Moody { store, away: AtomicBool::new(false), lost_answers: AtomicU64::new(0) })
+        Arc::new(Moody { store, away: AtomicBool::new(false), lost_answers: AtomicU64::new(0), writes: AtomicU64::new(0) })
     }
 
     fn check(&self, key: &str) -> Result<(), StoreError> {
@@ -42,6 +44,7 @@ fn unavailable(key: &str) -> StoreError {
 impl ObjectStore for Moody {
     async fn put(&self, key: &str, body: Vec<Bytes>, mode: PutMode) -> Result<Put, StoreError> {
         self.check(key)?;
+        self.writes.fetch_add(1, Ordering::Relaxed);
         let put = self.store.put(key, body, mode).await?;
         let lost = self.lost_answers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if lost.is_ok() { Err(unavailable(key)) } else { Ok(put) }
@@ -64,6 +67,7 @@ impl ObjectStore for Moody {
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
         self.check(key)?;
+        self.writes.fetch_add(1, Ordering::Relaxed);
         self.store.delete(key).await
     }
 
@@ -154,5 +158,45 @@ async fn old_data_that_only_the_store_has_is_refused_with_a_reason_while_it_is_a
     assert_eq!(values(&read_all(&hub, "events", 0, 1).await), ["new"]);
     moody.away.store(false, Ordering::Relaxed);
     assert_eq!(values(&read_all(&hub, "events", 0, 0).await), ["old", "new"]);
+    close(hub).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_hub_writes_nothing_to_the_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Moody::new(store(directory.path()).await);
+    // A second between checkpoints, the shortest there is.
+    let hub = open_with(settings(directory.path()), &store).await;
+    let topic = create(&hub, "events", 4).await;
+    let gone = create(&hub, "gone", 2).await;
+    for partition in 0..4 {
+        say(&hub, "events", partition, "x").await;
+    }
+    say(&hub, "gone", 0, "x").await;
+    tiered(&hub, "gone", 0).await;
+    hub.delete_topic(gone.uid, None, &tidegate_broker::hub::Caller::Client).await.unwrap();
+    hub.alter_topic(
+        topic.uid,
+        None,
+        tidegate_model::TopicSettings { partitions: 5, ..topic.settings },
+        &tidegate_broker::hub::Caller::Client,
+    )
+    .await
+    .unwrap();
+    // Idle: over four intervals not one write. Housekeeping of what went before comes to its end first.
+    let mut before = u64::MAX;
+    let mut since = std::time::Instant::now();
+    until("four intervals passed without a write", async || {
+        let writes = store.writes.load(Ordering::Relaxed);
+        if writes != before {
+            (before, since) = (writes, std::time::Instant::now());
+        }
+        since.elapsed() > std::time::Duration::from_secs(4)
+    })
+    .await;
+    // What is new still gets there.
+    say(&hub, "events", 0, "y").await;
+    until("the new record and its journal's checkpoint are written", async || store.writes.load(Ordering::Relaxed) >= before + 2)
+        .await;
     close(hub).await;
 }

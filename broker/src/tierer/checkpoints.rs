@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tidegate_journal::Journal;
 use tidegate_journal::entry::{ObjectKey, Operation, Unit};
-use tidegate_journal::state::Position;
+use tidegate_journal::state::{Position, State};
 use tidegate_model::{JournalId, TimestampMs};
 use tidegate_tier::{PutMode, checkpoint};
 
@@ -25,28 +25,39 @@ const KEPT: usize = 2;
 pub(super) struct Progress {
     /// When the last one was uploaded, by the monotonic clock.
     last: Option<Duration>,
-    /// The Raft index it goes up to.
-    index: u64,
+    /// The Raft index that was looked at last, whether or not it had news.
+    seen: u64,
+    /// What the state said in the last one; see `State::content_hash`.
+    content: Option<u64>,
     /// Keys that were condemned in its state already, so that it does not need their objects.
     pub(super) condemned: BTreeSet<ObjectKey>,
 }
 
 impl Tierer {
-    /// Uploads a checkpoint when it is time and something changed.
+    /// Uploads a checkpoint when it is time and the journal says something new. Its own housekeeping is nothing new: the entries that
+    /// intend a checkpoint and abandon an older one would otherwise ask for the next checkpoint, for ever.
     pub(super) async fn checkpoint_to_store(&self) -> Result<(), TierError> {
         let now = self.hub.env.clock.monotonic();
         let interval = Duration::from_millis(self.hub.settings.tier.checkpoint_interval_ms);
-        let applied = self.journal()?.read_state(|state| state.applied().index);
-        {
+        let (last, seen, content) = {
             let progress = self.checkpoints.lock();
-            // Its own `Intend` is an entry too: only more than that is news.
-            let fresh = progress.last.is_some_and(|last| now.saturating_sub(last) < interval);
-            if fresh || applied <= progress.index + 1 {
+            (progress.last, progress.seen, progress.content)
+        };
+        let applied = self.journal()?.read_state(|state| state.applied().index);
+        if last.is_some_and(|last| now.saturating_sub(last) < interval) || applied == seen {
+            return Ok(());
+        }
+        if content.is_some() {
+            let found = self.journal()?.read_state(|state| content_of(&self.hub, state));
+            if Some(found) == content {
+                let mut progress = self.checkpoints.lock();
+                (progress.last, progress.seen) = (Some(now), applied);
                 return Ok(());
             }
         }
-        let (index, condemned) = upload(&self.hub, self.journal()?, self.id).await?;
-        *self.checkpoints.lock() = Progress { last: Some(now), index, condemned };
+        let uploaded = upload(&self.hub, self.journal()?, self.id).await?;
+        *self.checkpoints.lock() =
+            Progress { last: Some(now), seen: uploaded.index, content: Some(uploaded.content), condemned: uploaded.condemned };
         self.abandon_old_checkpoints().await
     }
 
@@ -82,15 +93,29 @@ struct Encoded {
     at: Position,
     time: TimestampMs,
     bytes: Vec<u8>,
+    content: u64,
     condemned: BTreeSet<ObjectKey>,
 }
 
-/// Uploads a journal's state as it is, and answers up to which entry it goes and what is condemned in it.
-async fn upload(hub: &Inner, journal: &Journal, id: JournalId) -> Result<(u64, BTreeSet<ObjectKey>), TierError> {
+/// What was uploaded.
+struct Uploaded {
+    /// The Raft index it goes up to.
+    index: u64,
+    content: u64,
+    condemned: BTreeSet<ObjectKey>,
+}
+
+fn content_of(hub: &Inner, state: &State) -> u64 {
+    state.content_hash(|key| hub.keys.parse_checkpoint(key).is_some())
+}
+
+/// Uploads a journal's state as it is.
+async fn upload(hub: &Inner, journal: &Journal, id: JournalId) -> Result<Uploaded, TierError> {
     let state = journal.read_state(|state| Encoded {
         at: state.applied(),
         time: state.time(),
         bytes: state.encode(),
+        content: content_of(hub, state),
         condemned: state.objects().condemned().map(|(key, _)| Arc::clone(key)).collect(),
     });
     let (index, term) = (state.at.index, state.at.term);
@@ -102,5 +127,5 @@ async fn upload(hub: &Inner, journal: &Journal, id: JournalId) -> Result<(u64, B
     applied(intent.await)?;
     let put = hub.store.put(&key, vec![bytes], PutMode::CreateOnly).await?;
     hub.store.verify(&key, put).await?;
-    Ok((index, state.condemned))
+    Ok(Uploaded { index, content: state.content, condemned: state.condemned })
 }

@@ -45,7 +45,26 @@ pub enum StateDecodeError {
 impl State {
     /// The checkpoint of this state (docs/formats/checkpoint.md): the same bytes for the same state. Not compressed.
     pub fn encode(&self) -> Vec<u8> {
-        let state = wire::State {
+        let state = self.wire();
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + state.encoded_len());
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&CHECKPOINT_VERSION.to_le_bytes());
+        state.encode(&mut bytes).expect("a vector grows as needed");
+        bytes
+    }
+
+    /// A hash of what this state says, whatever entries led to it and when: two states that differ in their position and time only have the
+    /// same. Intended and condemned objects whose keys are `housekeeping` do not count. Costs an encoding of the state.
+    pub fn content_hash(&self, housekeeping: impl Fn(&str) -> bool) -> u64 {
+        let mut state = wire::State { term: 0, index: 0, time: 0, digest: 0, ..self.wire() };
+        for keys in [&mut state.objects.intended, &mut state.objects.condemned] {
+            keys.retain(|timed| !housekeeping(&timed.key));
+        }
+        crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &state.encode_to_vec())
+    }
+
+    fn wire(&self) -> wire::State {
+        wire::State {
             term: self.applied.term,
             index: self.applied.index,
             time: self.time.0,
@@ -55,12 +74,7 @@ impl State {
             groups: self.groups.iter().map(|(name, group)| group_out(name, group)).collect(),
             objects: objects_out(&self.objects),
             catalog: catalog_out(&self.catalog),
-        };
-        let mut bytes = Vec::with_capacity(HEAD_BYTES + state.encoded_len());
-        bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&CHECKPOINT_VERSION.to_le_bytes());
-        state.encode(&mut bytes).expect("a vector grows as needed");
-        bytes
+        }
     }
 
     /// Reads a checkpoint back. One that breaks an invariant is refused.

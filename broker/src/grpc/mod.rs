@@ -6,6 +6,7 @@ mod consumer;
 mod convert;
 mod errors;
 mod groups;
+mod lanes;
 mod metadata;
 mod operator;
 mod producer;

@@ -1,13 +1,18 @@
 //! `ProduceStream`: pipelined appends. One task for each stream reads frames and hands them to the hub in order; acknowledgements go out
-//! in the order of the frames (so in order for each partition), as many in one message as are ready.
+//! in order for each partition (see [`super::lanes`]), as many in one message as are ready.
 //!
 //! Memory: payload bytes that are read and not acknowledged are held to `limits.max_stream_in_flight_bytes` for the stream and
 //! `limits.max_in_flight_bytes` for the broker; a stream that has no room is not read, and HTTP/2 holds its client back.
+//!
+//! When the broker stops, the stream says so, refuses what still comes, and ends by itself once everything is answered and nothing has
+//! come for [`QUIET`]: a client that never half-closes does not hold up the stop.
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{Stream, StreamExt};
 use tidegate_proto::v1::{self, produce_stream_request::Payload};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -15,20 +20,24 @@ use tonic::{Status, Streaming};
 use tracing::{Instrument, Span};
 
 use super::bulk::BodyMessages;
+use super::lanes::{Lane, Lanes, Pending};
 use super::{Edge, convert, errors, permits, records};
-use crate::hub::{Append, AppendTicket, Error, PartitionRef};
+use crate::hub::{Append, AppendTicket, Appended, Error, PartitionRef};
 
-/// Frames between reader and acknowledger. Their bytes are bounded apart from this; a frame costs about 300 bytes here.
+/// Frames between reader and acknowledger, which takes them at once. All of a stream's frames together are bounded by their bytes: each counts
+/// for at least 1 KiB of `limits.max_stream_in_flight_bytes`, and costs about 300 bytes.
 const FRAMES: usize = 1024;
+/// After a goodbye: so long without a frame, and the stream ends.
+const QUIET: Duration = Duration::from_millis(250);
 /// Messages that wait for the transport.
 const MESSAGES: usize = 16;
-/// Acknowledgements in one message at most.
-const ACKS: usize = 512;
+/// A frame that was handed over.
+type Submitted = Pending<AppendTicket, Room>;
 
-/// A frame on its way.
-enum Pending {
-    /// With the hub.
-    Append { request_id: u64, ticket: Result<AppendTicket, Error>, _room: Room },
+/// What the reader tells the acknowledger.
+enum Told {
+    /// A frame was handed over, or refused.
+    Frame(Lane, Submitted),
     /// The broker is going away.
     Closing,
 }
@@ -77,22 +86,22 @@ pub(crate) fn open(edge: Arc<Edge>, frames: Frames, span: Span) -> Pin<Box<dyn S
 
 /// Ends when the client has half-closed and everything is acknowledged, or when the client is gone.
 async fn run(edge: Arc<Edge>, mut frames: Frames, answers: mpsc::Sender<Answer>) {
-    let (pending, receiver) = mpsc::channel(FRAMES);
-    let reading = async {
-        let ended = read(&edge, &mut frames, pending).await;
+    let (told, receiver) = mpsc::channel(FRAMES);
+    let work = async {
+        // What was accepted is acknowledged before an error ends the stream.
+        let (ended, ()) = futures::future::join(read(&edge, &mut frames, told), acknowledge(&edge, receiver, &answers)).await;
         if let Err(status) = ended {
             let _ = answers.send(Err(status)).await;
         }
     };
-    let gone = answers.closed();
     tokio::select! {
-        _ = futures::future::join(reading, acknowledge(&edge, receiver, &answers)) => {}
-        () = gone => {}
+        () = work => {}
+        () = answers.closed() => {}
     }
 }
 
-/// Reads frames and hands them over in order, until the client has half-closed.
-async fn read(edge: &Edge, frames: &mut Frames, pending: mpsc::Sender<Pending>) -> Result<(), Status> {
+/// Reads frames and hands them over in order, until the client has half-closed or a goodbye is over.
+async fn read(edge: &Edge, frames: &mut Frames, told: mpsc::Sender<Told>) -> Result<(), Status> {
     let total = permits(edge.limits.max_stream_in_flight_bytes.into());
     let room = Arc::new(Semaphore::new(total));
     let mut last: Option<PartitionRef> = None;
@@ -102,11 +111,12 @@ async fn read(edge: &Edge, frames: &mut Frames, pending: mpsc::Sender<Pending>) 
             frame = frames.next() => frame?,
             () = edge.draining.cancelled(), if !said_goodbye => {
                 said_goodbye = true;
-                if pending.send(Pending::Closing).await.is_err() {
+                if told.send(Told::Closing).await.is_err() {
                     return Ok(());
                 }
                 continue;
             }
+            () = edge.env.clock.sleep(QUIET), if said_goodbye => return Err(errors::failure(Error::ShuttingDown).into_status()),
         };
         let Some(frame) = frame else { return Ok(()) };
         let bytes = prost::Message::encoded_len(&frame) as u64;
@@ -120,8 +130,13 @@ async fn read(edge: &Edge, frames: &mut Frames, pending: mpsc::Sender<Pending>) 
             Ok(append) => edge.hub.submit(append).await,
             Err(error) => Err(error),
         };
+        let lane = match &ticket {
+            Ok(ticket) => Lane::Journal(ticket.journal()),
+            // A refusal follows the acknowledgements of its partition.
+            Err(_) => last.as_ref().and_then(|at| edge.hub.journal_of(at)).map_or(Lane::None, Lane::Journal),
+        };
         let room = Room { _stream: stream, _broker: broker };
-        if pending.send(Pending::Append { request_id, ticket, _room: room }).await.is_err() {
+        if told.send(Told::Frame(lane, Pending { request_id, ticket, _room: room })).await.is_err() {
             return Ok(());
         }
     }
@@ -166,68 +181,40 @@ fn append_of(edge: &Edge, frame: v1::ProduceStreamRequest, last: &mut Option<Par
     Ok(Append { at, batches })
 }
 
-/// Sends acknowledgements in the order of the frames, many in one message when many are ready.
-async fn acknowledge(edge: &Edge, mut pending: mpsc::Receiver<Pending>, answers: &mpsc::Sender<Answer>) {
-    let mut held: Option<Pending> = None;
+/// Sends acknowledgements, many in one message when many are ready.
+async fn acknowledge(edge: &Edge, mut told: mpsc::Receiver<Told>, answers: &mpsc::Sender<Answer>) {
+    let mut lanes: Lanes<AppendTicket, Room> = Lanes::default();
+    let mut ended = false;
     loop {
-        let next = match held.take() {
-            Some(next) => Some(next),
-            None => pending.recv().await,
-        };
-        let Some(next) = next else { return };
         let mut answer = v1::ProduceStreamResponse::default();
-        push(edge, next, &mut answer).await;
-        while answer.acks.len() < ACKS {
-            let Ok(mut more) = pending.try_recv() else { break };
-            match ready(&mut more) {
-                Some(outcome) => answer.acks.push(ack(edge, request_id(&more), outcome)),
-                None => {
-                    held = Some(more);
-                    break;
+        std::future::poll_fn(|context| {
+            while !ended && let Poll::Ready(next) = told.poll_recv(context) {
+                match next {
+                    Some(Told::Frame(lane, pending)) => lanes.push(lane, pending),
+                    Some(Told::Closing) => answer.closing = Some(goodbye(edge)),
+                    None => ended = true,
                 }
             }
-        }
-        if answers.send(Ok(answer)).await.is_err() {
+            lanes.poll(context, |request_id, outcome| answer.acks.push(ack(edge, request_id, outcome)));
+            let over = ended && lanes.is_empty();
+            if over || answer.closing.is_some() || !answer.acks.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        let empty = answer.closing.is_none() && answer.acks.is_empty();
+        if empty || answers.send(Ok(answer)).await.is_err() {
             return;
         }
     }
 }
 
-async fn push(edge: &Edge, pending: Pending, answer: &mut v1::ProduceStreamResponse) {
-    match pending {
-        Pending::Closing => {
-            answer.closing = Some(v1::ProduceStreamClosing {
-                message: "the broker is shutting down: open another stream elsewhere".to_owned(),
-                grace_ms: u32::try_from(edge.grace.as_millis()).unwrap_or(u32::MAX),
-            });
-        }
-        Pending::Append { request_id, ticket, _room } => {
-            let outcome = match ticket {
-                Ok(ticket) => ticket.await,
-                Err(error) => Err(error),
-            };
-            answer.acks.push(ack(edge, request_id, outcome));
-        }
+fn goodbye(edge: &Edge) -> v1::ProduceStreamClosing {
+    v1::ProduceStreamClosing {
+        message: "the broker is shutting down: open another stream elsewhere".to_owned(),
+        grace_ms: u32::try_from(edge.grace.as_millis()).unwrap_or(u32::MAX),
     }
 }
 
-/// The outcome if it is known already.
-fn ready(pending: &mut Pending) -> Option<Result<crate::hub::Appended, Error>> {
-    match pending {
-        Pending::Closing => None,
-        Pending::Append { ticket: Ok(ticket), .. } => ticket.now_or_never(),
-        Pending::Append { ticket: Err(error), .. } => Some(Err(error.clone())),
-    }
-}
-
-fn request_id(pending: &Pending) -> u64 {
-    match pending {
-        Pending::Append { request_id, .. } => *request_id,
-        Pending::Closing => 0,
-    }
-}
-
-fn ack(edge: &Edge, request_id: u64, outcome: Result<crate::hub::Appended, Error>) -> v1::ProduceAck {
+fn ack(edge: &Edge, request_id: u64, outcome: Result<Appended, Error>) -> v1::ProduceAck {
     match outcome {
         Ok(appended) => v1::ProduceAck {
             request_id,

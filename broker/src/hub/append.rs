@@ -7,14 +7,15 @@ use std::task::{Context, Poll};
 use tidegate_journal::JournalError;
 use tidegate_journal::entry::{Operation, Outcome, Unit, UnitOutcome};
 use tidegate_journal::raft::Ticket;
-use tidegate_model::{LeaderEpoch, RecordBatch, TimestampMs, TimestampType};
+use tidegate_model::{JournalId, LeaderEpoch, RecordBatch, TimestampMs, TimestampType};
 
 use super::routes::Route;
-use super::{Append, Appended, Error, Hub, producers, refused, submit_error};
+use super::{Append, Appended, Error, Hub, PartitionRef, producers, refused, submit_error};
 
 /// Resolves when an append is durable or refused. Dropping it leaves the append to its fate: it may still be stored.
 pub struct AppendTicket {
     ticket: Ticket,
+    journal: JournalId,
     record_count: u32,
     bytes: u64,
     /// The time that the batches were stamped with, where the topic asks for that.
@@ -59,7 +60,12 @@ impl Hub {
         }
         let span = tracing::info_span!("append to log", journal = route.journal.0, bytes, offset = tracing::field::Empty);
         let ticket = self.submit_unit(journal, Unit { preconditions: Vec::new(), operations }).await?;
-        Ok(AppendTicket { ticket, record_count, bytes, stamp, hub: self.clone(), span })
+        Ok(AppendTicket { ticket, journal: route.journal, record_count, bytes, stamp, hub: self.clone(), span })
+    }
+
+    /// The journal that holds a partition, if there is such a partition.
+    pub(crate) fn journal_of(&self, at: &PartitionRef) -> Option<JournalId> {
+        self.inner.routes.route(at).ok().map(|route| route.journal)
     }
 
     /// Refuses a caller whose leader epoch is not the partition's.
@@ -105,6 +111,11 @@ impl Future for AppendTicket {
 }
 
 impl AppendTicket {
+    /// The journal that it was handed to; its tickets resolve in the order of their submission.
+    pub fn journal(&self) -> JournalId {
+        self.journal
+    }
+
     fn finish(&self, answer: Result<UnitOutcome, JournalError>) -> Result<Appended, Error> {
         let outcomes = match answer.map_err(submit_error)? {
             UnitOutcome::Applied(outcomes) => outcomes,

@@ -195,11 +195,15 @@ fn fill(
     data.log_start_offset = fetched.marks.log_start.0;
     data.leader_epoch = fetched.marks.epoch.0;
     let payload = if format == RecordFormat::Records {
-        data.records = records::decode(edge, &chunks::join(&fetched.chunks), from)?;
+        let most = edge.limits.max_fetch_bytes as usize;
+        let (records, next) = records::decode(edge, &chunks::join(&fetched.chunks), from, most)?;
+        data.records = records;
+        // What was left out comes with the next read.
+        data.next_offset = next.map_or(fetched.next, |next| next.min(fetched.next)).max(from).0;
         Vec::new()
     } else {
+        data.next_offset = fetched.next.0;
         fetched.chunks
     };
-    data.next_offset = fetched.next.0;
     Ok(payload)
 }

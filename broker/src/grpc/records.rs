@@ -9,6 +9,9 @@ use tidegate_proto::v1;
 use super::{Edge, convert};
 use crate::hub::{Error, PartitionRef};
 
+/// What a plain record takes beside key and value, roughly.
+const RECORD_BYTES: usize = 100;
+
 /// What goes with plain records.
 pub(crate) struct Plain {
     pub(crate) compression: i32,
@@ -25,21 +28,31 @@ pub(crate) fn parse_batches(edge: &Edge, bytes: Bytes) -> Result<Vec<RecordBatch
 
 /// What a bad batch is to a client.
 pub(crate) fn batch_error(field: &str, error: BatchError) -> Error {
+    let problem = error.to_string();
+    let below = |inner: &str| format!("{field}.{inner}");
     match error {
         BatchError::TooLarge { field: inner, value, limit, .. } => {
-            Error::TooLarge { field: format!("{field}: {inner}"), bytes: value, limit, setting: setting_of(inner) }
+            let (inner, setting) = limit_of(inner);
+            let field = if inner.is_empty() { field.to_owned() } else { below(inner) };
+            Error::TooLarge { field, bytes: value, limit, setting }
         }
-        other => Error::InvalidBatch { field: field.to_owned(), problem: other.to_string() },
+        BatchError::Truncated { field: inner, .. } | BatchError::Invalid { field: inner, .. } => {
+            Error::InvalidBatch { field: below(&inner.replace(' ', "_")), problem }
+        }
+        BatchError::UnsupportedMagic { .. } => Error::InvalidBatch { field: below("magic"), problem },
+        BatchError::Crc { .. } => Error::InvalidBatch { field: below("crc"), problem },
+        BatchError::Codec { .. } => Error::InvalidBatch { field: below("records"), problem },
     }
 }
 
-/// The setting behind a limit of the model.
-fn setting_of(field: &str) -> &'static str {
+/// The field and the setting behind a limit of the model.
+fn limit_of(field: &str) -> (&'static str, &'static str) {
     match field {
-        field if field.contains("header") => "limits.max_headers_bytes",
-        field if field.contains("ratio") => "limits.max_compression_ratio",
-        field if field.contains("decompress") || field == "records" => "limits.max_decompressed_bytes",
-        _ => "limits.max_message_bytes",
+        field if field.contains("header") => ("record.headers", "limits.max_headers_bytes"),
+        field if field.contains("decompress") => {
+            ("records", "limits.max_decompressed_bytes (or, above 1 MiB, limits.max_compression_ratio)")
+        }
+        _ => ("", "limits.max_message_bytes"),
     }
 }
 
@@ -97,12 +110,22 @@ pub(crate) fn build(edge: &Edge, at: &PartitionRef, records: Vec<v1::Record>, pl
     Ok(batch)
 }
 
-/// Plain records of stored batches, from an offset on.
-pub(crate) fn decode(edge: &Edge, bytes: &Bytes, from: Offset) -> Result<Vec<v1::Record>, Error> {
+/// Plain records of stored batches, from an offset on, and the offset after them. Ends with the first batch that brings the records to
+/// `most_bytes`, for compressed batches may grow a hundredfold; one batch is always answered whole.
+pub(crate) fn decode(
+    edge: &Edge,
+    bytes: &Bytes,
+    from: Offset,
+    most_bytes: usize,
+) -> Result<(Vec<v1::Record>, Option<Offset>), Error> {
     let corrupt = |error: BatchError| Error::Corrupt { problem: error.to_string() };
-    let mut records = Vec::new();
+    let (mut records, mut next, mut taken) = (Vec::new(), None, 0);
     for item in batches(bytes) {
         let (header, range) = item.map_err(corrupt)?;
+        if taken >= most_bytes {
+            break;
+        }
+        next = Some(Offset(header.last_offset().0 + 1));
         if header.attributes.is_control() || header.last_offset() < from {
             continue;
         }
@@ -112,8 +135,9 @@ pub(crate) fn decode(edge: &Edge, bytes: &Bytes, from: Offset) -> Result<Vec<v1:
             if record.offset < from {
                 continue;
             }
+            taken += record.key.as_ref().map_or(0, Bytes::len) + record.value.as_ref().map_or(0, Bytes::len) + RECORD_BYTES;
             records.push(record.into());
         }
     }
-    Ok(records)
+    Ok((records, next))
 }

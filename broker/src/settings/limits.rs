@@ -24,7 +24,7 @@ pub struct Limits {
     pub max_headers_bytes: u32,
     /// Bytes of a ProduceStream that may be unacknowledged. Default 16 MiB.
     pub max_stream_in_flight_bytes: u32,
-    /// Bytes of requests under way in the whole broker. Default 512 MiB.
+    /// Bytes of requests and answers under way in the whole broker, at least the largest of each. Default 512 MiB.
     pub max_in_flight_bytes: u64,
     /// HTTP/2 streams of one connection at a time. Default 256.
     pub max_streams_per_connection: u32,
@@ -61,7 +61,9 @@ impl Limits {
         within("limits.max_fetch_bytes", self.max_fetch_bytes, self.max_message_bytes, 1 << 30)?;
         within("limits.max_headers_bytes", self.max_headers_bytes, 1 << 10, 1 << 20)?;
         within("limits.max_stream_in_flight_bytes", self.max_stream_in_flight_bytes, self.max_message_bytes, 1 << 30)?;
-        within("limits.max_in_flight_bytes", self.max_in_flight_bytes, self.max_request_bytes.into(), 1 << 40)?;
+        // An answer or a request that could never be admitted would be refused for ever.
+        let largest = self.max_request_bytes.max(self.max_fetch_bytes);
+        within("limits.max_in_flight_bytes", self.max_in_flight_bytes, largest.into(), 1 << 40)?;
         within("limits.max_streams_per_connection", self.max_streams_per_connection, 1, 100_000)?;
         within("limits.max_wait_ms", self.max_wait_ms, 1, 3_600_000)
     }

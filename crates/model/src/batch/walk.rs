@@ -127,6 +127,10 @@ pub(super) fn walk<S: Source>(
     let mut least_next = 0i64;
     for _ in 0..header.record_count {
         let (timestamp_delta, offset_delta) = record(source, max_headers_bytes)?;
+        if deltas == Deltas::Dense && header.base_timestamp.0.checked_add(timestamp_delta).is_none() {
+            let rule = "added to base_timestamp it goes beyond 64 bits; give times in milliseconds since the Unix epoch";
+            return Err(Error::invalid("record.timestamp_delta", timestamp_delta, rule));
+        }
         greatest_delta = Some(greatest_delta.map_or(timestamp_delta, |g| g.max(timestamp_delta)));
         let in_order = match deltas {
             Deltas::Dense => offset_delta == least_next,

@@ -119,7 +119,9 @@ impl<T: Message + Default> Messages<T> {
         }
         if len > self.max_message_bytes {
             let limit = self.max_message_bytes;
-            let message = format!("a message of {len} bytes is over the limit of {limit}; send smaller ones");
+            let message = format!(
+                "a message of {len} bytes is over the limit of {limit} (limits.max_request_bytes): send less at a time, or raise the setting"
+            );
             return Err(Failure::new(Reason::MessageTooLarge, message).with(LIMIT, limit));
         }
         if self.rope.len < PREFIX_BYTES + len {

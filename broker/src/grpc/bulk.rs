@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use prost::Message;
+use tidegate_proto::errors::{Failure, Reason};
 use tidegate_proto::framing::{self, Messages};
 use tidegate_proto::v1;
 use tidegate_proto::v1::consumer_service_server::ConsumerServiceServer;
@@ -144,7 +145,8 @@ async fn subscribe(edge: Arc<Edge>, request: Request<Body>, most: usize) -> Resu
 
 async fn only_message<T: Message + Default>(body: Body, most: usize) -> Result<T, Status> {
     let mut messages = BodyMessages::new(body, most);
-    messages.next().await?.ok_or_else(|| Status::invalid_argument("the request has no message"))
+    let absent = || Failure::new(Reason::InvalidArgument, "the request has no message: send one, then half-close").into_status();
+    messages.next().await?.ok_or_else(absent)
 }
 
 /// Messages of a request's body.
@@ -173,7 +175,10 @@ impl<T: Message + Default> BodyMessages<T> {
                 }
                 Some(Err(status)) => return Err(status),
                 None if self.messages.buffered_bytes() == 0 => return Ok(None),
-                None => return Err(Status::internal("the request ended within a message")),
+                None => {
+                    let message = "the request ended within a message: send all the bytes that its prefix announces";
+                    return Err(Failure::new(Reason::InvalidArgument, message).into_status());
+                }
             }
         }
     }

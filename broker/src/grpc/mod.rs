@@ -2,9 +2,11 @@
 
 mod authority;
 mod bulk;
+mod connection;
 mod consumer;
 mod convert;
 mod errors;
+mod explain;
 mod groups;
 mod lanes;
 mod metadata;

@@ -2,9 +2,7 @@
 //! connections.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tidegate_proto::operator::v1::operator_service_server::OperatorServiceServer;
@@ -12,23 +10,31 @@ use tidegate_proto::v1::group_service_server::GroupServiceServer;
 use tidegate_proto::v1::metadata_service_server::MetadataServiceServer;
 use tidegate_proto::v1::topic_service_server::TopicServiceServer;
 use tidegate_proto::{operator, v1};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Connected, Router, TcpConnectInfo};
+use tonic::body::Body;
+use tonic::transport::server::Router;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tower::layer::util::{Identity, Stack};
+use tower::util::MapResponseLayer;
 
 use super::Edge;
 use super::authority::Guarded;
 use super::bulk::{BulkConsumer, BulkProducer};
+use super::connection::{Connection, Counted};
+use super::explain::explained;
 use super::groups::Groups;
 use super::metadata::Metadata;
 use super::operator::Operator;
 use super::topics::Topics;
-use crate::metrics::Metrics;
+
+/// Puts an ErrorInfo on refusals of the transport.
+type Explained = MapResponseLayer<fn(http::Response<Body>) -> http::Response<Body>>;
+/// Services of one port.
+type Services = Router<Stack<Explained, Identity>>;
 
 /// Receive window of a stream and of a connection: what keeps bulk streams from waiting for window updates.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -64,7 +70,7 @@ pub(crate) async fn serve(
 }
 
 fn start(
-    (router, health): (Router, HealthReporter),
+    (router, health): (Services, HealthReporter),
     listener: TcpListener,
     edge: &Arc<Edge>,
     stop: &CancellationToken,
@@ -79,7 +85,7 @@ fn start(
     Ok(Served { address, task, health })
 }
 
-fn builder(edge: &Edge) -> tonic::transport::Server {
+fn builder(edge: &Edge) -> tonic::transport::Server<Stack<Explained, Identity>> {
     tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -89,15 +95,18 @@ fn builder(edge: &Edge) -> tonic::transport::Server {
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .tcp_nodelay(true)
+        .layer(MapResponseLayer::new(explained as fn(_) -> _))
 }
 
-async fn client_services(edge: &Arc<Edge>) -> (Router, HealthReporter) {
+async fn client_services(edge: &Arc<Edge>) -> (Services, HealthReporter) {
     let message = edge.limits.max_request_bytes as usize + ENVELOPE_BYTES;
     let answer = usize::MAX;
     let (health, health_service) = tonic_health::server::health_reporter();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        // Details of errors, so that grpcurl and its like can print them.
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .expect("the descriptors are compiled in");
     health.set_service_status("", ServingStatus::Serving).await;
@@ -112,10 +121,12 @@ async fn client_services(edge: &Arc<Edge>) -> (Router, HealthReporter) {
     (router, health)
 }
 
-async fn operator_services(edge: &Arc<Edge>) -> (Router, HealthReporter) {
+async fn operator_services(edge: &Arc<Edge>) -> (Services, HealthReporter) {
     let (health, health_service) = tonic_health::server::health_reporter();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(operator::v1::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .expect("the descriptors are compiled in");
     health.set_service_status("", ServingStatus::Serving).await;
@@ -165,68 +176,10 @@ async fn accept(
         if permit.is_some() {
             metrics.connections.inc();
         }
-        let connection =
-            Connection { stream, _permit: permit.map(|permit| Counted { _permit: permit, metrics: Arc::clone(&metrics) }) };
+        let counted = permit.map(|permit| Counted { _permit: permit, metrics: Arc::clone(&metrics) });
+        let connection = Connection::new(stream, &edge.env, &metrics, counted);
         if accepted.send(Ok(connection)).await.is_err() {
             return;
         }
-    }
-}
-
-/// One of `limits.max_connections`.
-struct Counted {
-    _permit: OwnedSemaphorePermit,
-    metrics: Arc<Metrics>,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.metrics.connections.dec();
-    }
-}
-
-/// A connection that counts.
-struct Connection {
-    stream: TcpStream,
-    _permit: Option<Counted>,
-}
-
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, buffer)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }

@@ -93,7 +93,7 @@ pub(super) struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Opens the folder (made if missing) and gives the newest valid checkpoint, if there is any.
+    /// Opens the folder (made if missing) and gives the newest valid checkpoint, if there is any. One that a newer build wrote is an error.
     pub(super) async fn open(journal: JournalId, folder: PathBuf, env: &Env) -> io::Result<(Checkpoints, Option<Core>)> {
         let (disk, path) = (env.disk.clone(), folder.clone());
         let (kept, newest) = env
@@ -107,6 +107,11 @@ impl Checkpoints {
                         Ok((core, found)) => {
                             kept.insert(0, found);
                             newest.get_or_insert(core);
+                        }
+                        // Going on without it would undo what a newer build wrote.
+                        Err(problem @ Invalid::Version { .. }) => {
+                            let text = format!("{}: {problem}", path.join(&entry.name).display());
+                            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
                         }
                         Err(problem) => tracing::warn!(
                             journal = journal.0,

@@ -157,7 +157,7 @@ pub struct TopicSettings {
     pub retention_bytes_per_partition: Option<u64>,
     /// What becomes of old records. Default: delete.
     pub cleanup_policy: CleanupPolicy,
-    /// The codec that batches are stored in; absent: the producer's own (the default).
+    /// The codec of batches that the hub makes of plain records; producers' own batches keep theirs. Absent: none (the default).
     pub compression: Option<Compression>,
     /// Greatest batch as stored, in bytes: 1 KiB to [`MAX_MESSAGE_BYTES`]. Default 1 MiB.
     pub max_message_bytes: u32,

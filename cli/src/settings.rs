@@ -105,6 +105,9 @@ fn explain(error: &toml::de::Error, prefix: &str) -> anyhow::Error {
             anyhow::anyhow!("settings: {message}{}", hint.unwrap_or_default())
         }
         _ if group.is_empty() => anyhow::anyhow!("settings: {message}"),
+        _ if message.starts_with("invalid type: string") && !message.contains("a string") => {
+            anyhow::anyhow!("settings: `{group}`: {message}: write a plain number; sizes are in bytes, times in milliseconds")
+        }
         _ => anyhow::anyhow!("settings: `{group}`: {message} (`tidegate config` shows it as it is now or by default)"),
     }
 }
@@ -154,6 +157,17 @@ mod tests {
             ("listeners.client=here", "`listeners.client`: invalid socket address"),
             ("telemetry.log_format=xml", "`telemetry.log_format`: unknown variant `xml`"),
             ("telemetry.log_formt=xml", "did you mean `telemetry.log_format`?"),
+            ("hub.journals=-1", "journals"),
+            ("hub.journals=65", "hub.journals`: 65 is not within 1 to 64"),
+            ("hub.wal.file_bytes=0", "hub.wal.file_bytes"),
+            ("hub.wal.file_bytes=64MiB", "sizes are in bytes"),
+            ("hub.wal.budget_bytes=99999999999999999999", "budget_bytes"),
+            ("hub.tier.seal_age_ms=10m", "times in milliseconds"),
+            ("hub.tier.seal_age_ms=1", "hub.tier.seal_age_ms"),
+            ("limits.max_message_bytes=64000000", "raise hub.wal.file_bytes"),
+            ("limits.max_in_flight_bytes=1000", "limits.max_in_flight_bytes"),
+            ("limits.max_conections=5", "did you mean `limits.max_connections`"),
+            ("operator.public_key=abc", "openssl pkey"),
             ("=3", "needs a name"),
         ] {
             let error = format!("{:#}", load(&args(&[set]), std::iter::empty()).unwrap_err());

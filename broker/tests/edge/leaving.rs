@@ -56,6 +56,7 @@ async fn a_client_that_disappears_mid_stream_leaves_whole_batches_and_gives_its_
     let directory = tempfile::tempdir().unwrap();
     let mut settings = settings(directory.path());
     // Room for one request: what one client does not give back, the next has not.
+    settings.limits.max_fetch_bytes = settings.limits.max_request_bytes;
     settings.limits.max_in_flight_bytes = u64::from(settings.limits.max_request_bytes);
     let (broker, channel) = start(settings).await;
     create_topic(&channel, "events", 1).await;

@@ -49,3 +49,22 @@ pub(crate) fn failed<T: std::fmt::Debug>(outcome: Result<Response<T>, Status>, r
     assert_eq!(status.code(), failure.code(), "{status:?}");
     failure
 }
+
+/// What a refusal must be: its reason, facts for programs, and words for people (which name field, limit and way out).
+pub(crate) struct Expected {
+    pub(crate) reason: Reason,
+    pub(crate) facts: Vec<(&'static str, &'static str)>,
+    pub(crate) words: &'static [&'static str],
+}
+
+impl Expected {
+    pub(crate) fn check(&self, input: &str, failure: &Failure) {
+        assert_eq!(failure.reason, self.reason, "{input}: {failure:?}");
+        for (key, value) in &self.facts {
+            assert_eq!(failure.metadata.get(*key).map(String::as_str), Some(*value), "{input}: {key} of {failure:?}");
+        }
+        for word in self.words {
+            assert!(failure.message.contains(word), "{input}: no `{word}` in: {failure}");
+        }
+    }
+}

@@ -416,6 +416,12 @@ impl Footer {
         })
     }
 
+    /// About what it takes in memory.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let of_range = |range: &FooterRange| 256 + range.index.len() * 24 + range.header.epoch_starts.len() * 16;
+        (512 + self.blocks.len() * 4 + self.ranges.iter().map(of_range).sum::<usize>()) as u64
+    }
+
     /// Reads the footer of a whole object that is in memory.
     pub fn of(object: &[u8]) -> Result<Footer, DecodeError> {
         let start =
@@ -500,6 +506,11 @@ fn footer_range(wire: WireRange, data_bytes: u64) -> Result<FooterRange, DecodeE
     let inside = wire.position.checked_add(wire.bytes).is_some_and(|last| last <= data_bytes);
     if base >= end || !inside {
         return Err(DecodeError::structure(WHAT, "a range lies outside of its data"));
+    }
+    let in_range = wire.position..wire.position + wire.bytes;
+    let rises = wire.index.windows(2).all(|pair| pair[0].position < pair[1].position && pair[0].offset < pair[1].offset);
+    if !rises || wire.index.iter().any(|entry| !in_range.contains(&entry.position) || entry.offset < wire.base) {
+        return Err(DecodeError::structure(WHAT, "the index of a range points outside of it or falls"));
     }
     Ok(FooterRange {
         header: RangeHeader {

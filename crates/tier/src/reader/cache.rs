@@ -10,43 +10,44 @@ use tidegate_env::{Env, OpenMode};
 
 use super::SpanId;
 
-/// Which keys were used when, and how many bytes they have together.
-struct Recency<V> {
+/// Values by key, with their size and when each was used last.
+pub(super) struct Recency<K, V> {
     budget: u64,
     used: u64,
     clock: u64,
-    entries: BTreeMap<SpanId, (u64, u64, V)>,
-    order: BTreeMap<u64, SpanId>,
+    entries: BTreeMap<K, (u64, u64, V)>,
+    order: BTreeMap<u64, K>,
 }
 
-impl<V: Clone> Recency<V> {
-    fn new(budget: u64) -> Recency<V> {
+impl<K: Clone + Ord, V: Clone> Recency<K, V> {
+    pub(super) fn new(budget: u64) -> Recency<K, V> {
         Recency { budget, used: 0, clock: 0, entries: BTreeMap::new(), order: BTreeMap::new() }
     }
 
-    fn get(&mut self, id: &SpanId) -> Option<V> {
+    pub(super) fn get(&mut self, key: &K) -> Option<V> {
         self.clock += 1;
-        let (used_at, _, value) = self.entries.get_mut(id)?;
+        let (used_at, _, value) = self.entries.get_mut(key)?;
         self.order.remove(used_at);
         *used_at = self.clock;
-        self.order.insert(self.clock, id.clone());
+        self.order.insert(self.clock, key.clone());
         Some(value.clone())
     }
 
-    /// Adds an entry; gives those that had to go. The newest always stays.
-    fn put(&mut self, id: SpanId, bytes: u64, value: V) -> Vec<V> {
+    /// Adds an entry; gives those that had to go, one that it replaces among them. The newest always stays.
+    pub(super) fn put(&mut self, key: K, size: u64, value: V) -> Vec<V> {
         self.clock += 1;
-        if let Some((used_at, before, _)) = self.entries.insert(id.clone(), (self.clock, bytes, value)) {
+        let mut gone = Vec::new();
+        if let Some((used_at, before, replaced)) = self.entries.insert(key.clone(), (self.clock, size, value)) {
             self.order.remove(&used_at);
             self.used -= before;
+            gone.push(replaced);
         }
-        self.used += bytes;
-        self.order.insert(self.clock, id);
-        let mut gone = Vec::new();
+        self.used += size;
+        self.order.insert(self.clock, key);
         while self.used > self.budget && self.entries.len() > 1 {
             let Some((_, oldest)) = self.order.pop_first() else { break };
-            if let Some((_, bytes, value)) = self.entries.remove(&oldest) {
-                self.used -= bytes;
+            if let Some((_, size, value)) = self.entries.remove(&oldest) {
+                self.used -= size;
                 gone.push(value);
             }
         }
@@ -55,7 +56,7 @@ impl<V: Clone> Recency<V> {
 }
 
 /// Spans in memory.
-pub(super) struct MemoryCache(Recency<Bytes>);
+pub(super) struct MemoryCache(Recency<SpanId, Bytes>);
 
 impl MemoryCache {
     pub(super) fn new(budget: u64) -> MemoryCache {
@@ -79,7 +80,7 @@ impl MemoryCache {
 /// Spans on disk, one file each. Errors of the disk only cost the cache's help.
 pub(super) struct DiskCache {
     folder: PathBuf,
-    entries: Mutex<Recency<u64>>,
+    entries: Mutex<Recency<SpanId, u64>>,
     next: Mutex<u64>,
 }
 

@@ -5,39 +5,42 @@
 //! Invariant: nothing is handed on, from store or disk, whose CRC was not right.
 
 mod cache;
+mod fetches;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared, try_join_all};
+use futures::future::try_join_all;
 use parking_lot::Mutex;
-use tidegate_env::{Env, Joined};
+use tidegate_env::Env;
 use tidegate_model::batch::{BatchHeader, HEADER_BYTES};
 use tidegate_model::{Offset, TopicPartition};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::envelope::DecodeError;
-use crate::object::{BLOCK_BYTES, Footer, TRAILER_BYTES};
+use crate::object::{BLOCK_BYTES, Footer, FooterRange, TRAILER_BYTES};
 use crate::store::{ObjectStore, StoreError};
-use cache::{DiskCache, MemoryCache};
+use cache::{DiskCache, MemoryCache, Recency};
+use fetches::{Fetch, Fetched, Fetches, Flight};
 
 /// Bytes that are fetched, verified and cached together: four blocks.
 const SPAN_BYTES: u64 = 4 * BLOCK_BYTES;
 /// What is read of an object's end at first; most footers fit.
 const TAIL_BYTES: u64 = 64 << 10;
-/// Footers kept in memory.
-const FOOTERS: usize = 256;
-/// Spans fetched ahead at the most.
+/// Memory for footers. One of a full object takes some 30 KiB, and 200 bytes more for each partition in it.
+const FOOTERS_BYTES: u64 = 32 << 20;
+/// Objects whose reading in sequence is followed.
+const FOLLOWED: u64 = 1_024;
+/// Spans fetched ahead at the most for one reader.
 const AHEAD: u64 = 8;
+/// Spans fetched ahead at the most for all readers together; what is more is not fetched ahead.
+const MOST_AHEAD: usize = 32;
 /// Data read in one go at the most, unless a single batch is larger.
 const MOST_WINDOW_BYTES: u64 = 32 * SPAN_BYTES;
-/// Fetches remembered, so that they end with the reader.
-const TASKS: usize = 64;
 
 /// An object in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,14 +136,14 @@ pub struct TierRead {
 }
 
 type SpanId = (Arc<str>, u64);
-type Fetch = Shared<BoxFuture<'static, Result<Bytes, TierReadError>>>;
 
-/// Reads ranges. Cheap to clone. A read whose future is dropped leaves nothing behind: what it had begun to fetch goes into the caches.
+/// Reads ranges. Cheap to clone. A read whose future is dropped leaves nothing behind: what is already being fetched goes into the caches,
+/// what only waits for its turn ends.
 #[derive(Clone)]
 pub struct TierReader {
     inner: Arc<Inner>,
     /// Apart from `inner`, which the tasks themselves hold: the last reader to go ends them.
-    tasks: Arc<Tasks>,
+    fetches: Arc<Fetches>,
 }
 
 struct Inner {
@@ -148,50 +151,15 @@ struct Inner {
     env: Env,
     memory: Mutex<MemoryCache>,
     disk: Option<DiskCache>,
-    footers: Mutex<Footers>,
-    fetches: Mutex<BTreeMap<SpanId, Fetch>>,
+    footers: Mutex<Recency<Arc<str>, Arc<Footer>>>,
+    /// Requests to the store, each for a span at the most.
     requests: Semaphore,
+    /// Spans on their way from or to the disk cache. Apart from `requests`: a slow store does not hold back what is on disk.
+    disk_spans: Semaphore,
+    ahead: Arc<Semaphore>,
     statistics: Mutex<CacheStatistics>,
     /// Where each object was read last, and how many spans were fetched ahead then.
-    sequential: Mutex<BTreeMap<Arc<str>, (u64, u64)>>,
-}
-
-/// The latest fetches.
-#[derive(Default)]
-struct Tasks(Mutex<VecDeque<Box<dyn Joined>>>);
-
-impl Tasks {
-    fn keep(&self, task: Box<dyn Joined>) {
-        let mut tasks = self.0.lock();
-        tasks.push_back(task);
-        if tasks.len() > TASKS {
-            tasks.pop_front();
-        }
-    }
-}
-
-impl Drop for Tasks {
-    fn drop(&mut self) {
-        self.0.get_mut().iter().for_each(|task| task.abort());
-    }
-}
-
-/// A fetch on its way: whatever ends it, the next reader of the span begins anew or finds it in memory.
-struct Flight {
-    inner: Arc<Inner>,
-    id: SpanId,
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        self.inner.fetches.lock().remove(&self.id);
-    }
-}
-
-#[derive(Default)]
-struct Footers {
-    by_key: BTreeMap<Arc<str>, Arc<Footer>>,
-    order: VecDeque<Arc<str>>,
+    sequential: Mutex<Recency<Arc<str>, (u64, u64)>>,
 }
 
 impl TierReader {
@@ -209,13 +177,14 @@ impl TierReader {
             env,
             memory: Mutex::new(MemoryCache::new(settings.memory_bytes)),
             disk,
-            footers: Mutex::default(),
-            fetches: Mutex::default(),
+            footers: Mutex::new(Recency::new(FOOTERS_BYTES)),
             requests: Semaphore::new(settings.requests.max(1)),
+            disk_spans: Semaphore::new(settings.requests.max(1)),
+            ahead: Arc::new(Semaphore::new(MOST_AHEAD)),
             statistics: Mutex::default(),
-            sequential: Mutex::default(),
+            sequential: Mutex::new(Recency::new(FOLLOWED)),
         };
-        Ok(TierReader { inner: Arc::new(inner), tasks: Arc::default() })
+        Ok(TierReader { inner: Arc::new(inner), fetches: Arc::default() })
     }
 
     /// How often the caches helped.
@@ -241,7 +210,11 @@ impl TierReader {
         let key: Arc<str> = Arc::from(object.key.as_str());
         let footer = self.footer(&key, object.bytes).await?;
         let range_end = range.position + range.bytes;
-        let start = start_position(&footer, range, from);
+        let start = start_position(&footer, range, from).map_err(|problem| TierReadError::Corrupt {
+            key: object.key.clone(),
+            position: range.position,
+            problem,
+        })?;
         let mut position = start;
         let mut window = (max_bytes as u64).clamp(BLOCK_BYTES, MOST_WINDOW_BYTES);
         let mut read = TierRead { batches: Vec::new(), next: from };
@@ -267,8 +240,8 @@ impl TierReader {
 
     /// The footer of an object, from memory or the store.
     async fn footer(&self, key: &Arc<str>, object_bytes: u64) -> Result<Arc<Footer>, TierReadError> {
-        if let Some(footer) = self.inner.footers.lock().by_key.get(key) {
-            return Ok(Arc::clone(footer));
+        if let Some(footer) = self.inner.footers.lock().get(key) {
+            return Ok(footer);
         }
         let footer = match self.inner.fetch_footer(key, object_bytes).await {
             // The way from the store may have damaged it: look once more.
@@ -276,15 +249,7 @@ impl TierReader {
             other => other?,
         };
         let footer = Arc::new(footer);
-        let mut footers = self.inner.footers.lock();
-        if footers.by_key.insert(Arc::clone(key), Arc::clone(&footer)).is_none() {
-            footers.order.push_back(Arc::clone(key));
-        }
-        while footers.order.len() > FOOTERS {
-            if let Some(oldest) = footers.order.pop_front() {
-                footers.by_key.remove(&oldest);
-            }
-        }
+        self.inner.footers.lock().put(Arc::clone(key), footer.memory_bytes(), Arc::clone(&footer));
         Ok(footer)
     }
 
@@ -315,52 +280,47 @@ impl TierReader {
             self.inner.statistics.lock().memory_hits += 1;
             return futures::future::ready(Ok(span)).boxed().shared();
         }
-        let mut fetches = self.inner.fetches.lock();
-        if let Some(fetch) = fetches.get(&id) {
-            return fetch.clone();
-        }
-        // A task of its own carries the fetch to its end: if those who wait went on with it themselves, the last to give up would leave it
-        // half done, with its place among the requests taken for ever.
-        let (done, result) = oneshot::channel();
+        self.fetch(id, footer, None)
+    }
+
+    /// Begins the fetch of a span, or joins it. One ahead of time holds a place for it and goes on though nobody waits.
+    fn fetch(&self, id: SpanId, footer: &Arc<Footer>, ahead: Option<OwnedSemaphorePermit>) -> Fetch {
         let ended = StoreError::Unavailable {
-            key: key.to_string(),
+            key: id.0.to_string(),
             operation: "get",
             message: "the reader was closed while it fetched".to_owned(),
         };
-        let fetch = result.map(|result| result.unwrap_or(Err(TierReadError::Store(ended)))).boxed().shared();
-        fetches.insert(id.clone(), fetch.clone());
-        drop(fetches);
-        let (flight, footer) = (Flight { inner: Arc::clone(&self.inner), id }, Arc::clone(footer));
-        let carry = async move {
-            let result = flight.inner.load_span(&flight.id, &footer).await;
-            drop(flight);
-            let _ = done.send(result);
-        };
-        self.tasks.keep(self.inner.env.threads.task("tier-fetch", carry.boxed()));
-        fetch
+        let (inner, footer) = (Arc::clone(&self.inner), Arc::clone(footer));
+        self.fetches.join(&*self.inner.env.threads, &id, TierReadError::Store(ended), ahead, move |mut flight| {
+            async move {
+                if let Some(result) = inner.load_span(&mut flight, &footer).await {
+                    flight.finish(result);
+                }
+            }
+            .boxed()
+        })
     }
 
     /// Fetches the spans that a reader in sequence will want next.
     fn read_ahead(&self, key: &Arc<str>, footer: &Arc<Footer>, start: u64, end: u64, range_end: u64) {
         let ahead = {
             let mut sequential = self.inner.sequential.lock();
-            let goes_on = sequential.get(key).is_some_and(|(last, _)| start <= *last && *last < start + SPAN_BYTES);
-            let before = sequential.get(key).map_or(0, |(_, ahead)| *ahead);
+            let (last, before) = sequential.get(key).unwrap_or((u64::MAX, 0));
+            let goes_on = start <= last && last < start + SPAN_BYTES;
             let ahead = if goes_on { (before * 2).clamp(1, AHEAD) } else { 0 };
-            if sequential.len() >= FOOTERS {
-                sequential.pop_first();
-            }
-            sequential.insert(Arc::clone(key), (end, ahead));
+            sequential.put(Arc::clone(key), 1, (end, ahead));
             ahead
         };
         let next = end / SPAN_BYTES + 1;
         let last = range_end.saturating_sub(1) / SPAN_BYTES;
         for number in (next..next + ahead).take_while(|number| *number <= last) {
-            if self.inner.memory.lock().holds(&(Arc::clone(key), number)) {
+            let id: SpanId = (Arc::clone(key), number);
+            if self.inner.memory.lock().holds(&id) {
                 continue;
             }
+            let Ok(place) = Arc::clone(&self.inner.ahead).try_acquire_owned() else { break };
             // It is carried to its end by its task. An error is met again by whoever really reads it.
-            drop(self.span(key, footer, number));
+            drop(self.fetch(id, footer, Some(place)));
         }
     }
 }
@@ -378,52 +338,88 @@ impl Inner {
             Some(start) => tail.slice(start..cut),
             None => self.get_range(key, trailer.data_bytes, trailer.data_bytes + trailer.footer_bytes).await?,
         };
-        Footer::decode(&footer, &trailer).map_err(corrupt)
+        let footer = Footer::decode(&footer, &trailer).map_err(corrupt)?;
+        if footer.key != key {
+            // Every checksum is right, and yet it is another object's content.
+            return Err(corrupt(DecodeError::structure("tier object", format!("it is the object {}", footer.key))));
+        }
+        Ok(footer)
     }
 
     async fn get_range(&self, key: &str, start: u64, end: u64) -> Result<Bytes, TierReadError> {
         let _permit = self.requests.acquire().await.expect("the semaphore is never closed");
-        self.statistics.lock().fetches += 1;
-        Ok(self.store.get_range(key, start..end).await?)
+        self.request(key, start..end).await
     }
 
-    /// A span from disk or store, verified, and put into the caches.
-    async fn load_span(&self, id: &SpanId, footer: &Footer) -> Result<Bytes, TierReadError> {
+    /// A span from disk or store, verified, and put into the caches; `None` if nobody wants it any more before its turn comes.
+    async fn load_span(&self, flight: &mut Flight, footer: &Footer) -> Option<Fetched> {
+        let id = flight.id.clone();
         let start = id.1 * SPAN_BYTES;
         let end = (start + SPAN_BYTES).min(footer.data_bytes);
         if start >= end {
-            return Ok(Bytes::new());
+            return Some(Ok(Bytes::new()));
         }
-        if let Some(disk) = &self.disk
-            && let Some(span) = disk.get(&self.env, id).await
-            && span.len() as u64 == end - start
-            && footer.verify_blocks(start, &span).is_ok()
-        {
-            self.statistics.lock().disk_hits += 1;
-            self.memory.lock().put(id.clone(), span.clone());
-            return Ok(span);
+        if let Some(disk) = &self.disk {
+            let _turn = flight.turn(&self.disk_spans).await?;
+            if let Some(span) = disk.get(&self.env, &id).await
+                && span.len() as u64 == end - start
+                && footer.verify_blocks(start, &span).is_ok()
+            {
+                self.statistics.lock().disk_hits += 1;
+                self.memory.lock().put(id, span.clone());
+                return Some(Ok(span));
+            }
         }
-        let mut span = self.get_range(&id.0, start, end).await?;
-        if footer.verify_blocks(start, &span).is_err() {
-            tracing::warn!(key = %id.0, position = start, "a tier object's block is damaged and is fetched once more");
-            span = self.get_range(&id.0, start, end).await?;
-            let corrupt = |problem| TierReadError::Corrupt { key: id.0.to_string(), position: start, problem };
-            footer.verify_blocks(start, &span).map_err(corrupt)?;
-        }
+        // Held until the span is on disk too, so that no more spans than there are requests lie outside of the caches.
+        let _turn = flight.turn(&self.requests).await?;
+        let span = match self.fetch_span(&id, footer, start..end).await {
+            Ok(span) => span,
+            Err(error) => return Some(Err(error)),
+        };
         self.memory.lock().put(id.clone(), span.clone());
         if let Some(disk) = &self.disk {
-            disk.put(&self.env, id, span.clone()).await;
+            disk.put(&self.env, &id, span.clone()).await;
+        }
+        Some(Ok(span))
+    }
+
+    /// Verified bytes from the store. The caller holds a request's place.
+    async fn fetch_span(&self, id: &SpanId, footer: &Footer, range: std::ops::Range<u64>) -> Fetched {
+        let span = self.request(&id.0, range.clone()).await?;
+        if footer.verify_blocks(range.start, &span).is_ok() && span.len() as u64 == range.end - range.start {
+            return Ok(span);
+        }
+        tracing::warn!(key = %id.0, position = range.start, "a tier object's block is damaged and is fetched once more");
+        let span = self.request(&id.0, range.clone()).await?;
+        let corrupt = |problem| TierReadError::Corrupt { key: id.0.to_string(), position: range.start, problem };
+        footer.verify_blocks(range.start, &span).map_err(corrupt)?;
+        if span.len() as u64 != range.end - range.start {
+            return Err(corrupt(DecodeError::structure(
+                "tier object",
+                "the store gave another number of bytes than was asked for",
+            )));
         }
         Ok(span)
     }
+
+    async fn request(&self, key: &str, range: std::ops::Range<u64>) -> Result<Bytes, TierReadError> {
+        self.statistics.lock().fetches += 1;
+        Ok(self.store.get_range(key, range).await?)
+    }
 }
 
-/// Where to begin so that the batch with `from` is met: the last indexed batch at or before it.
-fn start_position(footer: &Footer, range: &RangeRef, from: Offset) -> u64 {
-    let found = footer.ranges.iter().find(|found| found.placement.at == range.at && found.placement.position == range.position);
-    let index = found.map(|found| found.index.as_slice()).unwrap_or_default();
-    let before = index.partition_point(|entry| entry.offset <= from);
-    before.checked_sub(1).map_or(range.position, |last| index[last].position)
+/// Where to begin so that the batch with `from` is met: the last indexed batch at or before it. The object must hold the very range.
+fn start_position(footer: &Footer, range: &RangeRef, from: Offset) -> Result<u64, DecodeError> {
+    let is_it = |found: &&FooterRange| {
+        let place = &found.placement;
+        (place.at, place.base, place.end, place.position, place.bytes)
+            == (range.at, range.base, range.end, range.position, range.bytes)
+    };
+    let found = footer.ranges.iter().find(is_it).ok_or_else(|| {
+        DecodeError::structure("tier object", format!("it does not hold offsets {}..{} of {}", range.base, range.end, range.at))
+    })?;
+    let before = found.index.partition_point(|entry| entry.offset <= from);
+    Ok(before.checked_sub(1).map_or(range.position, |last| found.index[last].position))
 }
 
 struct Walked {
@@ -446,7 +442,8 @@ fn walk(data: &Bytes, from: Offset, max_bytes: usize, read: &mut TierRead) -> Re
         if total > rest.len() {
             return Ok(Walked { used: at as u64, needed: total as u64 });
         }
-        let end = Offset(header.base_offset.0 + i64::from(header.last_offset_delta) + 1);
+        let end = header.base_offset.0.checked_add(i64::from(header.last_offset_delta)).and_then(|last| last.checked_add(1));
+        let end = Offset(end.ok_or_else(|| DecodeError::structure("a batch of a tier object", "its last offset overflows"))?);
         if end > from {
             if taken > 0 && taken + total > max_bytes {
                 break;

@@ -1,5 +1,6 @@
 //! What reading back promises.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
@@ -246,4 +247,75 @@ async fn readers_that_give_up_hold_no_request() {
     let read = reader.read(&stored.object, &stored.ranges[1], Offset(480), 1);
     let read = tokio::time::timeout(std::time::Duration::from_secs(20), read).await;
     assert!(read.expect("a read waits for ever behind those that were given up").is_ok());
+}
+
+#[tokio::test]
+async fn a_span_that_is_fetched_again_leaves_no_file_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let disk = DiskCache::open(&Env::real(), cache.clone(), 1 << 20).unwrap();
+    let id: SpanId = (Arc::from("object"), 1);
+    for byte in 1..=5 {
+        disk.put(&Env::real(), &id, Bytes::from(vec![byte; 1000])).await;
+    }
+    assert_eq!(disk.get(&Env::real(), &id).await.unwrap(), Bytes::from(vec![5; 1000]));
+    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 1, "one file for one span");
+}
+
+#[tokio::test]
+async fn two_objects_that_changed_places_are_found_out() {
+    let (first, second) = (stored(2, 40).await, stored(2, 40).await);
+    let mut builder = TierObjectBuilder::new(HubId(Uuid::from_u128(1)), JournalId(3), "abject");
+    for (number, base) in [(0, 100), (1, 104)] {
+        let header = RangeHeader {
+            at: partition(number),
+            topic_name: "t".to_owned(),
+            base: Offset(base),
+            end: Offset(base + 4),
+            epoch_starts: vec![(LeaderEpoch(2), Offset(base))],
+        };
+        builder.add_range(header, vec![batch(base, 2, 40), batch(base + 2, 2, 40)]).unwrap();
+    }
+    let other = Bytes::from(builder.finish().unwrap().chunks.concat());
+    assert_eq!(other.len() as u64, first.object.bytes, "the length does not give it away");
+    second.store.objects.lock().insert("object".to_owned(), other);
+    let read = reader(&second, CacheSettings::default()).read(&second.object, &second.ranges[0], Offset(100), 1).await;
+    let error = read.unwrap_err().to_string();
+    assert!(error.contains("it is the object abject"), "{error}");
+
+    // The right object, but a range that it does not hold.
+    let elsewhere = RangeRef { base: Offset(101), ..first.ranges[0] };
+    let read = reader(&first, CacheSettings::default()).read(&first.object, &elsewhere, Offset(101), 1).await;
+    let error = read.unwrap_err().to_string();
+    assert!(error.contains("does not hold offsets 101..104"), "{error}");
+}
+
+/// Waits until `holds`, at most twenty seconds.
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let clock = Env::real().clock;
+    let deadline = clock.monotonic() + std::time::Duration::from_secs(20);
+    while !holds() {
+        assert!(clock.monotonic() < deadline, "{what}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn fetches_that_nobody_waits_for_leave_the_queue_and_the_last_reader_ends_all() {
+    let stored = stored(200, 20_000).await;
+    let reader = reader(&stored, CacheSettings { requests: 1, ..CacheSettings::default() });
+    read_all(&reader, &stored, 0, 498, 1).await;
+    until("the fetches end", || reader.fetches.running() == 0).await;
+    *stored.store.held.lock() = Some(Arc::new(Semaphore::new(0)));
+    let mut read = Box::pin(reader.read(&stored.object, &stored.ranges[0], Offset(100), 7 << 20));
+    assert!(futures::poll!(&mut read).is_pending());
+    let requests = stored.store.requests.load(Ordering::Relaxed);
+    until("a fetch begins", || stored.store.requests.load(Ordering::Relaxed) > requests || reader.fetches.running() == 0).await;
+    assert!(reader.fetches.running() >= 4, "one fetch for each span: {}", reader.fetches.running());
+    drop(read);
+    until("those in the queue end", || reader.fetches.running() == 1).await;
+
+    let inner = Arc::downgrade(&reader.inner);
+    drop(reader);
+    until("the last fetch ends with the reader", || inner.upgrade().is_none()).await;
 }

@@ -95,7 +95,7 @@ pub enum Kind {
     Entry = 1,
     /// A journal's vote.
     Vote = 2,
-    /// Entries from `index` on are gone.
+    /// Entries above `index` are gone; 0: all.
     Truncate = 3,
     /// Entries up to and with `index` are gone.
     Purge = 4,

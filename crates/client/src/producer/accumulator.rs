@@ -143,10 +143,15 @@ impl Accumulator {
         }
         let partition = choose(topic, &record)?;
         let limit = self.batch_bytes.min(most);
-        let lane = topic.lanes[partition as usize];
+        let mut lane = topic.lanes[partition as usize];
         let sticky = record.partition.is_none() && record.key.is_none();
 
         let mut wake = false;
+        if sticky && !self.fits(lane, charge, limit) {
+            wake = self.lanes[lane].open.is_some();
+            self.seal(lane);
+            lane = self.move_sticky(&record.topic).unwrap_or(lane);
+        }
         if self.lanes[lane].open.as_ref().is_some_and(|open| open.bytes + charge > limit) {
             self.seal(lane);
             wake = true;
@@ -166,9 +171,6 @@ impl Accumulator {
         if open.bytes >= limit {
             self.seal(lane);
             wake = true;
-            if sticky {
-                self.move_sticky(&record.topic);
-            }
         }
         Ok(Pushed::Into { delivery, wake: wake || begun })
     }
@@ -248,10 +250,17 @@ impl Accumulator {
         self.sealed.push_back((lane, batch));
     }
 
-    fn move_sticky(&mut self, topic: &str) {
-        if let Some(topic) = self.topics.get_mut(topic) {
-            topic.sticky = random_partition(topic.lanes.len());
-        }
+    /// True if an open batch has room for a record of this charge.
+    fn fits(&self, lane: LaneId, charge: usize, limit: usize) -> bool {
+        self.lanes[lane].open.as_ref().is_some_and(|open| open.bytes + charge <= limit)
+    }
+
+    /// Another partition for the next batch of records without a key; gives its lane.
+    fn move_sticky(&mut self, topic: &str) -> Option<LaneId> {
+        let topic = self.topics.get_mut(topic)?;
+        let count = i32::try_from(topic.lanes.len()).ok().filter(|count| *count > 1)?;
+        topic.sticky = (topic.sticky + 1 + random_partition(topic.lanes.len() - 1)) % count;
+        topic.lanes.get(topic.sticky as usize).copied()
     }
 
     /// Seals the batches whose linger has ended, and hands out all that is sealed, in order for each lane.

@@ -164,7 +164,7 @@ mod tests {
             ("hub.wal.budget_bytes=99999999999999999999", "budget_bytes"),
             ("hub.tier.seal_age_ms=10m", "times in milliseconds"),
             ("hub.tier.seal_age_ms=1", "hub.tier.seal_age_ms"),
-            ("limits.max_message_bytes=64000000", "raise hub.wal.file_bytes"),
+            ("hub.wal.file_bytes=1048576", "raise hub.wal.file_bytes"),
             ("limits.max_in_flight_bytes=1000", "limits.max_in_flight_bytes"),
             ("limits.max_conections=5", "did you mean `limits.max_connections`"),
             ("operator.public_key=abc", "openssl pkey"),

@@ -26,7 +26,7 @@ shown() {
       printf '\r\033[K    %s: %s s  %s' "$label" $((SECONDS - start)) "$last" >&2
     elif [ $((SECONDS - start)) -ge $next ]; then
       printf '    %s: %s s\n' "$label" $((SECONDS - start)) >&2
-      next=$((next + 30))
+      next=$((SECONDS - start + 30))
     fi
     sleep 0.2
   done

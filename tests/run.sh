@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All tests: installs what they need, builds, runs unit, property, simulation and end-to-end tests against real Kafka tools, MinIO, versitygw,
-# grpcurl, Python and an OpenTelemetry Collector. The first run on two cores takes about twenty minutes, later ones a few.
+# grpcurl, Python and an OpenTelemetry Collector. CONTRIBUTING.md says how long the first run takes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source deploy/setup.sh tests

@@ -193,19 +193,9 @@ impl Accumulator {
         self.seal(lane);
         let outcome = Arc::new(Outcome::new(self.lanes[lane].topic.clone(), partition));
         let id = self.number(&outcome);
-        let batch = Batch {
-            id,
-            records: u32::try_from(batch.header().record_count).unwrap_or(0),
-            charge: batch.bytes().len(),
-            deadline: now + self.delivery_timeout,
-            outcome: outcome.clone(),
-            body: Some(Body::Built(batch)),
-            stamp: None,
-            request_id: 0,
-            attempts: 0,
-            may_be_stored: false,
-            last_failure: None,
-        };
+        let records = u32::try_from(batch.header().record_count).unwrap_or(0);
+        let deadline = now + self.delivery_timeout;
+        let batch = Batch::waiting(id, outcome.clone(), Body::Built(batch), records, bytes, deadline);
         self.sealed.push_back((lane, batch));
         Ok(Delivery { outcome, index: 0 })
     }
@@ -234,19 +224,8 @@ impl Accumulator {
     fn seal(&mut self, lane: LaneId) {
         let state = &mut self.lanes[lane];
         let Some(open) = state.open.take() else { return };
-        let batch = Batch {
-            id: open.id,
-            records: open.records,
-            charge: open.charge,
-            deadline: open.begun + self.delivery_timeout,
-            outcome: open.outcome,
-            body: Some(Body::Building(open.builder)),
-            stamp: None,
-            request_id: 0,
-            attempts: 0,
-            may_be_stored: false,
-            last_failure: None,
-        };
+        let deadline = open.begun + self.delivery_timeout;
+        let batch = Batch::waiting(open.id, open.outcome, Body::Building(open.builder), open.records, open.charge, deadline);
         self.sealed.push_back((lane, batch));
     }
 

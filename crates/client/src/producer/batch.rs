@@ -61,6 +61,23 @@ pub(super) struct Batch {
 }
 
 impl Batch {
+    /// A batch that waits to be sent for the first time.
+    pub(super) fn waiting(id: u64, outcome: Arc<Outcome>, body: Body, records: u32, charge: usize, deadline: Instant) -> Batch {
+        Batch {
+            id,
+            records,
+            charge,
+            deadline,
+            outcome,
+            body: Some(body),
+            stamp: None,
+            request_id: 0,
+            attempts: 0,
+            may_be_stored: false,
+            last_failure: None,
+        }
+    }
+
     /// Its bytes as sent, under this stamp. Built with the first call; a new stamp changes the header and its CRC only.
     pub(super) fn encode(&mut self, stamp: Option<Stamp>) -> Result<Bytes, tidegate_model::batch::Error> {
         let same = self.stamp == stamp;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A real Kubernetes of two nodes on this machine, without Docker, a registry or the network: etcd, API server, controllers, scheduler, and for each node
-# a kubelet, kube-proxy and containerd in namespaces of their own; CoreDNS; MinIO as the Service minio.minio.svc:9000 (user and password: tidegate-test).
+# a kubelet, kube-proxy and containerd in namespaces of their own; CoreDNS; MinIO as the Service minio.minio.svc:9000 (user and password: tidegate-test, bucket: tidegate).
 #
 #   cluster.sh up                     starts it and waits until both nodes are ready (some ten seconds, about 1 GB of memory)
 #   cluster.sh exec COMMAND…          runs a command where the cluster's addresses can be reached, with KUBECONFIG set
@@ -81,13 +81,14 @@ down() {
 }
 
 load() {
-  local archive node
+  local archive node imports=() import
   for archive in "$@"; do
-    for node in "$folder"/node*; do
-      ctr --address "$node/containerd.sock" --namespace k8s.io images import --no-unpack=false "$archive" >/dev/null &
+    for node in "$folder"/node[0-9]/; do
+      ctr --address "${node}containerd.sock" --namespace k8s.io images import "$archive" >/dev/null &
+      imports+=($!)
     done
-    wait
   done
+  for import in "${imports[@]}"; do wait "$import" || fail "an image was not loaded"; done
 }
 
 # Nodes are started and ended from inside, where their process numbers are known.

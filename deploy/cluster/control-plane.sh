@@ -130,7 +130,7 @@ CORE
 export KUBECONFIG="$folder/kubeconfig" PATH="$bin:$PATH"
 network
 certificates
-mkdir -p "$folder/volumes"
+mkdir -p "$folder/volumes" "$folder/minio/tidegate" # a folder of MinIO's is a bucket
 MINIO_ROOT_USER=tidegate-test MINIO_ROOT_PASSWORD=tidegate-test start minio "$bin/minio" server --quiet --address $address:9000 "$folder/minio"
 control_plane
 for node in $nodes; do bash "$here/node.sh" start "$folder" "$node"; done

@@ -60,26 +60,29 @@ pub(super) fn layer(items: &[Item], created: u64) -> Result<Vec<u8>> {
 /// Writes the archive of an image with the one layer.
 pub(super) fn write(to: impl Write, layer: &[u8], description: &Description) -> Result<()> {
     let created = rfc3339(description.created)?;
+    let layer = Blob::new(layer);
     let config = serde_json::to_vec(&json!({
         "architecture": description.architecture,
         "os": "linux",
         "created": created,
         "config": description.config,
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", digest(layer))]},
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", layer.digest)]},
         "history": [{"created": created, "created_by": "cargo xtask image"}],
     }))?;
+    let config = Blob::new(&config);
     let manifest = serde_json::to_vec(&json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": blob("application/vnd.oci.image.config.v1+json", &config),
-        "layers": [blob("application/vnd.oci.image.layer.v1.tar", layer)],
+        "config": config.named("application/vnd.oci.image.config.v1+json"),
+        "layers": [layer.named("application/vnd.oci.image.layer.v1.tar")],
     }))?;
-    let mut entry = blob("application/vnd.oci.image.manifest.v1+json", &manifest);
+    let manifest = Blob::new(&manifest);
+    let mut entry = manifest.named("application/vnd.oci.image.manifest.v1+json");
     let tag = description.reference.rsplit_once(':').map_or("", |(_, tag)| tag);
     entry["platform"] = json!({"architecture": description.architecture, "os": "linux"});
     entry["annotations"] = json!({"io.containerd.image.name": description.reference, "org.opencontainers.image.ref.name": tag});
     let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [entry]});
-    let docker = json!([{"Config": place(&config), "RepoTags": [description.reference], "Layers": [place(layer)]}]);
+    let docker = json!([{"Config": config.place(), "RepoTags": [description.reference], "Layers": [layer.place()]}]);
 
     let mut tar = tar::Builder::new(to);
     let mut put = |path: &str, content: &[u8]| -> Result<()> {
@@ -92,18 +95,30 @@ pub(super) fn write(to: impl Write, layer: &[u8], description: &Description) -> 
     put("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     put("index.json", &serde_json::to_vec(&index)?)?;
     put("manifest.json", &serde_json::to_vec(&docker)?)?;
-    for content in [manifest.as_slice(), config.as_slice(), layer] {
-        put(&place(content), content)?;
+    for blob in [manifest, config, layer] {
+        put(&blob.place(), blob.content)?;
     }
     tar.into_inner().context("the archive's end")?.flush().context("the archive's end")
 }
 
-fn blob(media_type: &str, content: &[u8]) -> Value {
-    json!({"mediaType": media_type, "digest": format!("sha256:{}", digest(content)), "size": content.len()})
+/// Content that goes by its digest.
+struct Blob<'a> {
+    content: &'a [u8],
+    digest: String,
 }
 
-fn place(content: &[u8]) -> String {
-    format!("blobs/sha256/{}", digest(content))
+impl<'a> Blob<'a> {
+    fn new(content: &'a [u8]) -> Blob<'a> {
+        Blob { content, digest: digest(content) }
+    }
+
+    fn named(&self, media_type: &str) -> Value {
+        json!({"mediaType": media_type, "digest": format!("sha256:{}", self.digest), "size": self.content.len()})
+    }
+
+    fn place(&self) -> String {
+        format!("blobs/sha256/{}", self.digest)
+    }
 }
 
 /// SHA-256 in hexadecimal digits.
@@ -152,7 +167,7 @@ mod tests {
             files.insert(path, content);
         }
         for (path, content) in files.iter().filter(|(path, _)| path.starts_with("blobs/")) {
-            assert_eq!(path, &place(content));
+            assert_eq!(path, &Blob::new(content).place());
         }
         let index: Value = serde_json::from_slice(&files["index.json"]).expect("index");
         let at = |value: &Value| files[&format!("blobs/{}", value["digest"].as_str().expect("digest").replace(':', "/"))].clone();

@@ -7,6 +7,7 @@
 mod archive;
 mod sbom;
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,10 +18,12 @@ use serde_json::{Value, json};
 
 use archive::{Description, Item};
 
-const USAGE: &str = "usage: cargo xtask image [--profile PROFILE] [--tag NAME:TAG] [--output FILE] [--check]
+const USAGE: &str = "usage: cargo xtask image [--profile PROFILE] [--host] [--tag NAME:TAG] [--output FILE] [--check]
   --profile  release (default; what users get) or image (quick to build, for tests)
+  --host     this machine's own kind of binary with the C library it needs, instead of a static one: nearly everything is built already
+             when tests have run with the same profile (dev, ci); for tests on this machine
   --tag      what the image is loaded as; default tidegate:VERSION
-  --output   default TARGET/image/tidegate-PROFILE.tar; the bill of materials goes beside it as .sbom.json
+  --output   default TARGET/container/tidegate-PROFILE.tar; the bill of materials goes beside it as .sbom.json
   --check    builds a second time in a fresh folder and fails unless both archives are the same";
 
 /// The user and group of the image, the customary number of `nonroot`.
@@ -31,6 +34,7 @@ const PACKAGES: &[&str] = &["tidegate", "tidegate-operator"];
 
 struct Options {
     profile: String,
+    host: bool,
     tag: Option<String>,
     output: Option<PathBuf>,
     check: bool,
@@ -41,8 +45,10 @@ pub(crate) fn run(root: &Path, arguments: impl Iterator<Item = String>) -> Resul
     let options = parse(arguments)?;
     let metadata = metadata(root)?;
     let target_folder = PathBuf::from(metadata["target_directory"].as_str().context("cargo metadata names no target folder")?);
-    let output =
-        options.output.clone().unwrap_or_else(|| target_folder.join("image").join(format!("tidegate-{}.tar", options.profile)));
+    let output = options
+        .output
+        .clone()
+        .unwrap_or_else(|| target_folder.join("container").join(format!("tidegate-{}.tar", options.profile)));
     let first = build(root, &metadata, &options, &target_folder)?;
     std::fs::create_dir_all(output.parent().context("the output has no folder")?)?;
     std::fs::write(&output, &first.archive).with_context(|| output.display().to_string())?;
@@ -50,7 +56,7 @@ pub(crate) fn run(root: &Path, arguments: impl Iterator<Item = String>) -> Resul
     std::fs::write(&bill, &first.bill).with_context(|| bill.display().to_string())?;
     println!("{} ({:.1} MB, sha256 {})", output.display(), first.archive.len() as f64 / 1e6, archive::digest(&first.archive));
     if options.check {
-        let folder = target_folder.join("image").join("again");
+        let folder = target_folder.join("container").join("again");
         if folder.exists() {
             std::fs::remove_dir_all(&folder)?;
         }
@@ -69,13 +75,14 @@ pub(crate) fn run(root: &Path, arguments: impl Iterator<Item = String>) -> Resul
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
-    let mut options = Options { profile: "release".to_owned(), tag: None, output: None, check: false };
+    let mut options = Options { profile: "release".to_owned(), host: false, tag: None, output: None, check: false };
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().with_context(|| format!("{argument} needs a value\n{USAGE}"));
         match argument.as_str() {
             "--profile" => options.profile = value()?,
             "--tag" => options.tag = Some(value()?),
             "--output" => options.output = Some(std::path::absolute(value()?)?),
+            "--host" => options.host = true,
             "--check" => options.check = true,
             _ => bail!("unknown argument {argument}\n{USAGE}"),
         }
@@ -102,14 +109,18 @@ fn build(root: &Path, metadata: &Value, options: &Options, target_folder: &Path)
         other => bail!("no image for processors of kind {other}"),
     };
     let (packages, version) = packages(metadata)?;
-    compile(root, options, target_folder, target, &packages)?;
+    let folder = compile(root, options, target_folder, target, &packages)?;
     let created = created(root)?;
     let bill = sbom::generate(root, &packages, target, &archive::rfc3339(created)?)?;
     let mut items = system_files(root, &bill)?;
     for name in &packages {
-        let path = target_folder.join(target).join(&options.profile).join(name);
-        let content = std::fs::read(&path).with_context(|| path.display().to_string())?;
-        items.push(Item::File { path: format!("usr/bin/{name}"), mode: 0o755, content });
+        let path = folder.join(name);
+        let content =
+            if options.host { stripped(&path)? } else { std::fs::read(&path).with_context(|| path.display().to_string())? };
+        items.push(Item::File { path: name.clone(), mode: 0o755, content });
+    }
+    if options.host {
+        items.extend(libraries(&packages.iter().map(|name| folder.join(name)).collect::<Vec<_>>())?);
     }
     let layer = archive::layer(&items, created)?;
     let description = Description {
@@ -118,10 +129,10 @@ fn build(root: &Path, metadata: &Value, options: &Options, target_folder: &Path)
         created,
         config: json!({
             "User": format!("{USER}:{USER}"),
-            "Entrypoint": ["/usr/bin/tidegate"],
+            "Entrypoint": ["/tidegate"],
             "Cmd": ["--help"],
             "WorkingDir": "/var/lib/tidegate",
-            "Env": ["PATH=/usr/bin", "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt"],
+            "Env": ["PATH=/", "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt"],
             "ExposedPorts": {"7171/tcp": {}, "7172/tcp": {}, "7173/tcp": {}},
             "StopSignal": "SIGTERM",
             "Labels": {
@@ -158,9 +169,13 @@ fn packages(metadata: &Value) -> Result<(Vec<String>, String)> {
     Ok((present, version.to_owned()))
 }
 
-fn compile(root: &Path, options: &Options, target_folder: &Path, target: &str, packages: &[String]) -> Result<()> {
+/// Builds, and answers the folder of the binaries.
+fn compile(root: &Path, options: &Options, target_folder: &Path, target: &str, packages: &[String]) -> Result<PathBuf> {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--locked", "--target", target, "--profile", &options.profile]).current_dir(root);
+    cargo.args(["build", "--locked", "--profile", &options.profile]).current_dir(root);
+    if !options.host {
+        cargo.args(["--target", target]);
+    }
     cargo.env("CARGO_TARGET_DIR", target_folder);
     for name in packages {
         cargo.args(["--package", name, "--bin", name]);
@@ -182,7 +197,34 @@ fn compile(root: &Path, options: &Options, target_folder: &Path, target: &str, p
         status.success(),
         "cargo build failed; the target and a C compiler for it are needed: rustup target add {target} && apt-get install musl-tools"
     );
-    Ok(())
+    let profile = if options.profile == "dev" { "debug" } else { &options.profile };
+    Ok(if options.host { target_folder.join(profile) } else { target_folder.join(target).join(profile) })
+}
+
+/// A binary without its debug information, which is most of it in profiles of tests.
+fn stripped(path: &Path) -> Result<Vec<u8>> {
+    let copy = path.with_extension("stripped");
+    let status = Command::new("strip").arg("-o").arg(&copy).arg(path).status().context("strip (of binutils)")?;
+    ensure!(status.success(), "strip {} failed", path.display());
+    let content = std::fs::read(&copy)?;
+    std::fs::remove_file(&copy)?;
+    Ok(content)
+}
+
+/// The shared libraries that binaries of this machine need, at the places where their loader looks for them.
+fn libraries(binaries: &[PathBuf]) -> Result<Vec<Item>> {
+    let output = Command::new("ldd").args(binaries).output().context("ldd")?;
+    ensure!(output.status.success(), "ldd: {}", String::from_utf8_lossy(&output.stderr));
+    let listed = String::from_utf8(output.stdout).context("ldd's answer is not UTF-8")?;
+    let paths: BTreeSet<&str> = listed
+        .lines()
+        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/') && !word.ends_with(':')))
+        .collect();
+    let read = |path: &str| -> Result<Item> {
+        let content = std::fs::read(path).with_context(|| path.to_owned())?;
+        Ok(Item::File { path: path.trim_start_matches('/').to_owned(), mode: 0o755, content })
+    };
+    paths.into_iter().map(read).collect()
 }
 
 /// Folders, user, certificate authorities, licence and bill of materials, sorted by path.
@@ -199,7 +241,6 @@ fn system_files(root: &Path, bill: &[u8]) -> Result<Vec<Item>> {
         file("etc/ssl/certs/ca-certificates.crt", certificate_authorities()?),
         folder("tmp/", 0o1777, 0),
         folder("usr/", 0o755, 0),
-        folder("usr/bin/", 0o755, 0),
         folder("usr/share/", 0o755, 0),
         folder("usr/share/tidegate/", 0o755, 0),
         file("usr/share/tidegate/LICENSE", std::fs::read(root.join("LICENSE"))?),

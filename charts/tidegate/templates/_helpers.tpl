@@ -1,0 +1,108 @@
+{{/* Names. Installing twice into one namespace works: everything begins with the release's name. */}}
+{{- define "tidegate.name" -}}
+{{- if contains "tidegate" .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ else }}{{ printf "%s-tidegate" (.Release.Name | trunc 31 | trimSuffix "-") }}{{ end -}}
+{{- end }}
+
+{{- define "tidegate.operator" -}}{{ include "tidegate.name" . }}-operator{{- end }}
+
+{{/* Cluster-wide names carry the namespace. */}}
+{{- define "tidegate.clusterName" -}}{{ include "tidegate.operator" . }}-{{ .Release.Namespace }}{{- end }}
+
+{{- define "tidegate.image" -}}{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{- end }}
+
+{{- define "tidegate.hubNamespace" -}}{{ .Values.hub.namespace | default (.Values.watchNamespace | default .Release.Namespace) }}{{- end }}
+
+{{- define "tidegate.testAddress" -}}
+{{- if .Values.test.address }}{{ .Values.test.address }}
+{{- else if .Values.hub.create }}
+{{- $port := 7171 }}{{ range $listener := (.Values.hub.spec.listeners | default list | first | list | compact) }}{{ $port = $listener.port }}{{ end -}}
+http://{{ .Values.hub.name }}.{{ include "tidegate.hubNamespace" . }}.svc:{{ $port }}
+{{- end }}
+{{- end }}
+
+{{- define "tidegate.labels" -}}
+app.kubernetes.io/name: tidegate-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: tidegate
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "tidegate.selector" -}}
+app.kubernetes.io/name: tidegate-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* What every pod of the chart has: the restricted Pod Security level. */}}
+{{- define "tidegate.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "tidegate.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "tidegate.container" -}}
+image: {{ include "tidegate.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+securityContext:
+  {{- include "tidegate.containerSecurity" . | nindent 2 }}
+{{- end }}
+
+{{- define "tidegate.pullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . | quote }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What the operator may do to objects where it acts. Secrets are not among them: only brokers' pods read credentials. */}}
+{{- define "tidegate.rules" -}}
+- apiGroups: [tidegate.dev]
+  resources: [hubs]
+  verbs: [get, list, watch, patch, update]
+- apiGroups: [tidegate.dev]
+  resources: [topics]
+  verbs: [get, list, watch, create, patch, update, delete]
+- apiGroups: [tidegate.dev]
+  resources: [hubs/status, topics/status]
+  verbs: [get, patch, update]
+# Owners may be named on objects only by who may set the owner's finalizers.
+- apiGroups: [tidegate.dev]
+  resources: [hubs/finalizers, topics/finalizers]
+  verbs: [update]
+- apiGroups: [apps]
+  resources: [statefulsets]
+  verbs: [get, list, watch, create, patch, update, delete]
+- apiGroups: [""]
+  resources: [services, configmaps, serviceaccounts]
+  verbs: [get, list, watch, create, patch, update, delete]
+# Volumes are made and grown, never deleted.
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get, list, watch, create, patch, update]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, update, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, update, delete]
+- apiGroups: ["", events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+# Whether a namespace is going.
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [get]
+{{- end }}

@@ -15,5 +15,7 @@ say "reading our record batches by Kafka's own tool"
 bash tests/kafka/dump-log.sh
 say "running the tests"
 cargo test --workspace --profile "$profile"
-say "running simulations: the same seed twice, then a slice of seeds"
-cargo run --quiet --package tidegate-sim --profile "$profile" -- --seeds 60
+say "running simulations: whole hubs with faults, for 75 seconds"
+cargo run --quiet --package tidegate-sim --profile "$profile" -- --start 100 --seeds 1000 --seconds 75
+say "running simulations of hubs with bugs on purpose: each must be found"
+cargo test --package tidegate-sim --features seeded-bugs --test bugs --profile "$profile"

@@ -1,17 +1,21 @@
 //! Retention by time and by bytes, over tier and tail; the end of deleted topics and of forgotten group positions.
 //!
-//! It only proposes: trims raise the log start, and objects that nobody refers to any more are condemned by that and deleted by the
+//! A wall clock that leaps is not believed at once: see [`clock`]. It only proposes: trims raise the log start, and objects that nobody refers to any more are condemned by that and deleted by the
 //! tierer. A settings change that shortens retention takes effect after `hub.retention_grace_ms`.
+
+mod clock;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_env::bugs::{self, Bug};
 use tidegate_journal::Journal;
 use tidegate_journal::entry::{Operation, Unit};
 use tidegate_journal::state::TierPiece;
 use tidegate_model::{Offset, TimestampMs, TopicPartition, TopicSettings, TopicUid};
 
+use self::clock::ClockWatch;
 use crate::hub::{Error, Hub, Inner, applied, settings_of, submit_error};
 
 /// A stretch that retention can drop as a whole.
@@ -26,15 +30,19 @@ struct Stretch {
 /// Runs until the hub stops.
 pub(crate) async fn run(hub: Hub) {
     let interval = Duration::from_millis(hub.inner.settings.retention_interval_ms);
+    let mut watch = ClockWatch::since_start(&hub);
     loop {
         tokio::select! {
             biased;
             () = hub.inner.env.clock.sleep(interval) => {}
             () = hub.inner.stopping.cancelled() => return,
         }
+        let now = hub.inner.now();
+        let is_trusted = watch.trusts(now, hub.inner.env.clock.monotonic()) || bugs::on(Bug::BelieveClock);
+        let now = Some(now).filter(|_| is_trusted);
         let outcome = tokio::select! {
             biased;
-            outcome = pass(&hub) => outcome,
+            outcome = pass(&hub, now) => outcome,
             () = hub.inner.stopping.cancelled() => return,
         };
         if let Err(error) = outcome {
@@ -43,20 +51,20 @@ pub(crate) async fn run(hub: Hub) {
     }
 }
 
-/// One round of everything.
-pub(crate) async fn pass(hub: &Hub) -> Result<(), Error> {
-    trim_all(hub).await?;
-    end_deleted_topics(&hub.inner).await?;
-    forget_positions(&hub.inner).await
+/// One round of everything, or, while the time is not trusted, of what goes by bytes alone.
+async fn pass(hub: &Hub, now: Option<TimestampMs>) -> Result<(), Error> {
+    trim_all(hub, now).await?;
+    let Some(now) = now else { return Ok(()) };
+    end_deleted_topics(&hub.inner, now).await?;
+    forget_positions(&hub.inner, now).await
 }
 
-async fn trim_all(hub: &Hub) -> Result<(), Error> {
+async fn trim_all(hub: &Hub, now: Option<TimestampMs>) -> Result<(), Error> {
     let inner = &hub.inner;
-    let now = inner.now();
     let grace = i64::try_from(inner.settings.retention_grace_ms).unwrap_or(i64::MAX);
     let topics: Vec<(TopicUid, TopicSettings)> = inner.catalog.read_state(|state| {
         let settled = |topic: &&tidegate_journal::state::Topic| {
-            topic.changed == topic.created || topic.changed.0.saturating_add(grace) <= now.0
+            topic.changed == topic.created || now.is_some_and(|now| topic.changed.0.saturating_add(grace) <= now.0)
         };
         state.catalog().live_topics().filter(settled).map(|topic| (topic.uid, settings_of(topic))).collect()
     });
@@ -85,9 +93,9 @@ async fn new_log_start(
     journal: &Journal,
     at: TopicPartition,
     settings: &TopicSettings,
-    now: TimestampMs,
+    now: Option<TimestampMs>,
 ) -> Result<Option<Offset>, Error> {
-    let cutoff = settings.retention_ms.map(|keep| TimestampMs(now.0.saturating_sub(keep)));
+    let cutoff = settings.retention_ms.zip(now).map(|(keep, now)| TimestampMs(now.0.saturating_sub(keep)));
     let (log_start, pieces, tail) = journal.read_state(|state| match state.partition(at) {
         None => (Offset(0), Vec::new(), Vec::new()),
         Some(partition) => {
@@ -149,11 +157,10 @@ fn advance(start: &mut Offset, excess: &mut u64, cutoff: Option<TimestampMs>, st
 }
 
 /// Closes the partitions of topics whose time to be restored is over, then forgets the topics. Stopped in between, the next round goes on.
-async fn end_deleted_topics(inner: &Arc<Inner>) -> Result<(), Error> {
+async fn end_deleted_topics(inner: &Arc<Inner>, now: TimestampMs) -> Result<(), Error> {
     if !inner.catalog.leadership().borrow().is_self {
         return Ok(());
     }
-    let now = inner.now();
     let ended: Vec<_> = inner.catalog.read_state(|state| {
         let over = |topic: &&tidegate_journal::state::Topic| topic.tombstone.is_some_and(|tombstone| tombstone.undo_until < now);
         state.catalog().topics().filter(over).map(|topic| (topic.uid, topic.homes.clone())).collect()
@@ -175,9 +182,9 @@ async fn end_deleted_topics(inner: &Arc<Inner>) -> Result<(), Error> {
 }
 
 /// Forgets groups of which no position was renewed for `hub.offsets_retention_ms`.
-async fn forget_positions(inner: &Arc<Inner>) -> Result<(), Error> {
+async fn forget_positions(inner: &Arc<Inner>, now: TimestampMs) -> Result<(), Error> {
     let keep = i64::try_from(inner.settings.offsets_retention_ms).unwrap_or(i64::MAX);
-    let before = TimestampMs(inner.now().0.saturating_sub(keep));
+    let before = TimestampMs(now.0.saturating_sub(keep));
     for journal in inner.journals.values() {
         let idle: Vec<(String, BTreeSet<TopicPartition>)> = journal.read_state(|state| {
             let idle = state.groups().filter(|(_, group)| group.offsets().all(|(_, committed)| committed.time < before));

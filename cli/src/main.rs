@@ -20,6 +20,8 @@ use clap::{CommandFactory, Parser};
 use crate::args::{Cli, Command};
 use crate::commands::server::Greeting;
 
+const _: () = assert!(!tidegate_env::bugs::ENABLED, "the command is never built with bugs on purpose: leave out `seeded-bugs`");
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

@@ -1,113 +1,232 @@
-//! Whole hubs in one deterministic process: virtual time, a disk that loses, tears and refuses, power cuts, and clients whose history is checked.
+//! Whole hubs in one deterministic process: virtual time, a disk and an object store that fail as real ones do, power cuts, and clients whose
+//! history is checked.
 //!
-//! Owns the workload and the checks. Everything that runs below is the broker's own code; nothing is a model. The same seed gives the same
-//! history and the same trace of the disk.
+//! Owns the workload and the faults. What runs below is the broker's own code; nothing is a model. The same seed gives the same history and
+//! the same trace of the disk. The rules are `tidegate-checker`'s.
 
-pub mod history;
+mod consuming;
+mod fate;
 mod life;
+mod panics;
+mod producing;
+mod records;
+mod recovery;
+mod rot;
+pub mod store;
 #[cfg(test)]
 mod tests;
+mod world;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use parking_lot::Mutex;
+use tidegate_checker::{History, check};
 use tidegate_env::Random;
-use tidegate_env::sim::{Ended, Fault, Latency, OperationKind, SimHandle, SimRandom, Simulation};
+use tidegate_env::sim::{Ended, Latency, SimRandom, Simulation};
 
-use history::History;
+use fate::Fate;
+use life::{End, Ending, Plan, Shared};
+use world::World;
 
-/// Lives of the hub in one run; the last one reads everything.
-const LIVES: u64 = 5;
+/// Lives of the hub with faults in one run; two more follow in which everything is read.
+const LIVES: u64 = 4;
 
 /// What a run came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Hash of everything that the disk was asked to do, in order.
     pub trace: u64,
-    /// Hash of what clients were told.
+    /// Hash of what clients did and were told.
     pub history: u64,
     /// Records that were acknowledged.
-    pub acknowledged: usize,
+    pub acknowledged: u64,
+    /// Records that were read, by any consumer.
+    pub read: u64,
     /// Lives that ended by a power cut.
     pub power_cuts: u64,
+    /// Lives that ended by a kill.
+    pub kills: u64,
     /// Lives that ended because the disk refused something.
     pub disk_errors: u64,
+    /// Calls that the object store refused.
+    pub store_refusals: u64,
+    /// Objects that were deleted.
+    pub deletes: u64,
+    /// Hubs whose files were damaged: those that refused to start, those that served what was whole.
+    pub rotten: (u64, u64),
+    /// Hubs that were rebuilt from the bucket alone.
+    pub recovered: u64,
+}
+
+/// What does not hold.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// In words: each rule that is broken, with places and values.
+    pub what: String,
+    /// The history up to then.
+    pub history: History,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+/// The command that repeats a seed.
+pub fn replay_command(seed: u64) -> String {
+    format!("cargo run --release -p tidegate-sim -- --seed {seed}")
 }
 
 /// Runs one seed.
 ///
 /// # Errors
-/// What does not hold, in words.
-pub fn run(seed: u64) -> Result<Report, String> {
-    let mut simulation = Simulation::new(seed);
-    simulation.patience = Duration::from_secs(600);
-    let random = SimRandom::new(seed ^ 0x5eed);
-    simulation.disk().set_latency(Latency {
-        sync: Duration::from_micros(random.below(4_000)),
-        transfer: Duration::from_micros(random.below(300)),
-        stall_one_in: if random.below(2) == 0 { 0 } else { 500 },
-    });
-    let mut history = History::default();
-    let (mut power_cuts, mut disk_errors) = (0, 0);
-    for number in 0..LIVES {
-        // In the beginning nothing is there yet to be damaged; in the end all must be readable.
-        let is_last = number + 1 == LIVES;
-        let disturbance = if is_last { None } else { Some(Disturbance::draw(&random)) };
-        let plan = life::Plan { number, appends: 40 + random.below(200), is_last };
-        let ended = simulation.live(|env, handle| {
-            handle.disk.clear_faults();
-            if let Some(disturbance) = disturbance {
-                disturbance.apply(&handle);
-            }
-            life::live(env, plan, &mut history)
+/// What does not hold, a panic of any task included.
+pub fn run(seed: u64) -> Result<Report, Box<Failure>> {
+    let world: Shared = Arc::new(Mutex::new(World::new(seed)));
+    let (outcome, panics) = panics::watch(|| Run::new(seed, Arc::clone(&world)).all());
+    let recorder = world.lock().recorder.clone();
+    let stopped = match outcome {
+        Some(Ok(report)) => Ok(report),
+        Some(Err(problem)) => Err(problem),
+        None => Err("the simulation itself panicked".to_owned()),
+    };
+    if let Err(problem) = &stopped {
+        recorder.alarm(problem.clone());
+    }
+    panics.iter().for_each(|panic| recorder.alarm(format!("a panic: {panic}")));
+    let history = match recorder.finish() {
+        Ok(recorded) => recorded.history.unwrap_or_default(),
+        Err(error) => return Err(Box::new(Failure { what: error.to_string(), history: History::default() })),
+    };
+    let verdict = check(&history);
+    match stopped {
+        Ok(report) if verdict.holds() => {
+            let (acknowledged, polled) = (verdict.count("acknowledged"), verdict.count("polled"));
+            let read = polled + verdict.count("read at the end");
+            Ok(Report { history: history.fingerprint(), acknowledged, read, ..report })
+        }
+        _ => Err(Box::new(Failure { what: verdict.to_string(), history })),
+    }
+}
+
+/// Runs one seed with a bug in the hub.
+///
+/// # Errors
+/// As [`run`]: that is what is hoped for.
+#[cfg(feature = "seeded-bugs")]
+pub fn run_with(bug: tidegate_env::bugs::Bug, seed: u64) -> Result<Report, Box<Failure>> {
+    tidegate_env::bugs::with(Some(bug), || run(seed))
+}
+
+/// One machine and its clients, life after life.
+struct Run {
+    seed: u64,
+    simulation: Simulation,
+    random: SimRandom,
+    world: Shared,
+    report: Report,
+}
+
+impl Run {
+    fn new(seed: u64, world: Shared) -> Run {
+        let mut simulation = Simulation::new(seed);
+        simulation.patience = Duration::from_secs(3_600);
+        Run { seed, simulation, random: SimRandom::new(seed ^ 0xfa7e), world, report: Report::default() }
+    }
+
+    fn all(mut self) -> Result<Report, String> {
+        for number in 0..LIVES {
+            self.life(number)?;
+        }
+        self.last_lives()?;
+        let world = self.world.lock();
+        self.report.store_refusals = world.store.refusals();
+        self.report.deletes = world.store.deletes();
+        self.report.trace = self.simulation.disk().trace_hash();
+        Ok(self.report)
+    }
+
+    /// A life with faults, and what comes after it.
+    fn life(&mut self, number: u64) -> Result<(), String> {
+        self.simulation.disk().set_latency(Latency {
+            sync: Duration::from_micros(self.random.below(4_000)),
+            transfer: Duration::from_micros(self.random.below(300)),
+            stall_one_in: if self.random.chance(2) { 0 } else { 500 },
         });
-        // A cut that the process notices first, by a call that fails, ends the life all the same; what it then says of the disk means nothing.
-        let is_cut = simulation.disk().power_cut().now_or_never().is_some();
+        let fate = Fate::draw(&self.random);
+        // In the beginning there must be something to be damaged.
+        let is_disturbed = number > 0 && !self.random.chance(4);
+        let ending = [Ending::Orderly, Ending::Kill, Ending::QuietKill][self.random.below(3) as usize];
+        let plan = Plan { rounds: 4 + self.random.below(14), is_disturbed, ending };
+        let ended = self.run(plan, Some(fate))?;
         match ended {
-            Ended::Output(_) | Ended::PowerCut if is_cut => power_cuts += 1,
-            Ended::PowerCut => power_cuts += 1,
-            Ended::Stuck => return Err(format!("life {number} stands still: {:?}", simulation.disk().recent())),
-            Ended::Output(life::End::Failed(_)) if !is_last => disk_errors += 1,
-            Ended::Output(life::End::Failed(why)) => return Err(format!("the last life failed without a fault: {why}")),
-            Ended::Output(life::End::Wrong(why)) => return Err(format!("life {number}: {why}")),
-            Ended::Output(life::End::Done) => {}
-        }
-        if let Some(panic) = simulation.panics().first() {
-            return Err(format!("life {number}: a task panicked: {panic}"));
-        }
-        simulation.crash();
-    }
-    let trace = simulation.disk().trace_hash();
-    Ok(Report { trace, history: history.hash(), acknowledged: history.acknowledged(), power_cuts, disk_errors })
-}
-
-/// What happens to the disk in a life.
-#[derive(Clone, Copy, Debug)]
-enum Disturbance {
-    /// The power is cut after so many operations.
-    PowerCut(u64),
-    /// After so many writes to or syncs of the log, one fails.
-    Error(OperationKind, u64),
-    /// Nothing: the hub ends in order.
-    None,
-}
-
-impl Disturbance {
-    fn draw(random: &SimRandom) -> Disturbance {
-        match random.below(10) {
-            0..=6 => Disturbance::PowerCut(random.below(1_500)),
-            7 => Disturbance::Error([OperationKind::Write, OperationKind::Sync][random.below(2) as usize], random.below(60)),
-            _ => Disturbance::None,
-        }
-    }
-
-    fn apply(self, handle: &SimHandle) {
-        match self {
-            Disturbance::PowerCut(after) => handle.disk.cut_power_after(after),
-            Disturbance::Error(on, after) => {
-                handle.disk.inject(Fault { on, path_contains: ".wal".to_owned(), after, error: std::io::ErrorKind::Other });
+            None => self.report.power_cuts += 1,
+            Some(End::Failed(_)) if fate.is_fault() || is_disturbed => self.report.disk_errors += 1,
+            Some(End::Failed(why)) => return Err(format!("life {number} failed without a fault: {why}")),
+            // A read that fails is no damage, though a hub that can't read a checkpoint may call it missing.
+            Some(End::Refused(_)) if fate.fails_reads() => self.report.disk_errors += 1,
+            Some(End::Refused(why)) => return Err(format!("life {number}: nobody damaged anything, but {why}")),
+            Some(End::Killed) => {
+                self.report.kills += 1;
+                if ending == Ending::QuietKill {
+                    self.damage_a_copy(number)?;
+                }
             }
-            Disturbance::None => {}
+            Some(End::Stopped) => self.damage_a_copy(number)?,
         }
+        // A killed process leaves the page cache as it is; every other time the machine goes as well.
+        if ended.is_none() || self.random.chance(2) {
+            self.simulation.crash();
+        }
+        Ok(())
+    }
+
+    /// Nothing is in the way any more: everything must be there, on the disk, in the store, after a restart, and from the store alone.
+    fn last_lives(&mut self) -> Result<(), String> {
+        self.simulation.disk().set_latency(Latency::default());
+        let rounds = 4;
+        for ending in [Ending::ReadAll, Ending::ReadAgain] {
+            match self.run(Plan { rounds, is_disturbed: false, ending }, None)? {
+                Some(End::Stopped) => {}
+                other => return Err(format!("the end can't be read ({ending:?}): {other:?}")),
+            }
+            self.simulation.crash();
+        }
+        if self.random.chance(3) {
+            self.rebuild()?;
+        }
+        Ok(())
+    }
+
+    /// One life; `None` if the power was cut.
+    fn run(&mut self, plan: Plan, fate: Option<Fate>) -> Result<Option<End>, String> {
+        let world = Arc::clone(&self.world);
+        let ended = self.simulation.live(|env, handle| {
+            handle.disk.clear_faults();
+            handle.disk.set_capacity(None);
+            if let Some(fate) = fate {
+                fate.apply(&handle);
+            }
+            world.lock().begin_life(&handle.clock);
+            world.lock().recorder.note(format!("a life begins: {plan:?}, {fate:?}"));
+            life::live(env, handle, plan, world)
+        });
+        self.world.lock().end_life();
+        if let Some(panic) = self.simulation.panics().first() {
+            return Err(format!("a task panicked: {panic}"));
+        }
+        // A cut that the process notices first, by a call that fails, ends the life all the same; what it then says of the disk means nothing.
+        let is_cut = self.simulation.disk().power_cut().now_or_never().is_some();
+        let ended = match ended {
+            Ended::Stuck => return Err(format!("nothing goes on ({plan:?}, {fate:?}): {:?}", self.simulation.disk().recent())),
+            Ended::PowerCut => None,
+            Ended::Output(_) if is_cut => None,
+            Ended::Output(end) => Some(end),
+        };
+        self.world.lock().recorder.note(format!("the life ends: {ended:?}"));
+        Ok(ended)
     }
 }

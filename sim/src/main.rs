@@ -1,13 +1,21 @@
 //! `tidegate-sim`: runs seeds until the first that breaks a promise, and prints the command that repeats it.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use tidegate_sim::{Failure, Report, replay_command};
 
 /// Whole hubs in simulation, seed after seed.
 #[derive(Parser)]
 struct Arguments {
+    /// Run this seed alone, and print what came of it.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// With --seed: write the history of what clients did and saw here, one JSON object a line.
+    #[arg(long, requires = "seed")]
+    history: Option<PathBuf>,
     /// The first seed.
     #[arg(long, default_value_t = 0)]
     start: u64,
@@ -17,13 +25,77 @@ struct Arguments {
     /// Stop after so many seconds even if seeds are left.
     #[arg(long)]
     seconds: Option<u64>,
+    /// Go on after a seed that breaks a promise.
+    #[arg(long)]
+    keep_going: bool,
+    /// Put each bug on purpose into the hub, and tell the seeds, from --start on, that find it.
+    #[cfg(feature = "seeded-bugs")]
+    #[arg(long)]
+    bugs: bool,
+}
+
+/// Runs each bug for all the seeds.
+#[cfg(feature = "seeded-bugs")]
+fn hunt(arguments: &Arguments) -> ExitCode {
+    for bug in tidegate_env::bugs::Bug::ALL {
+        let mut found = Vec::new();
+        let mut first = String::new();
+        for seed in arguments.start..arguments.start.saturating_add(arguments.seeds) {
+            if let Err(failure) = tidegate_sim::run_with(bug, seed) {
+                if found.is_empty() {
+                    first = failure.what.lines().next().unwrap_or_default().chars().take(160).collect();
+                }
+                found.push(seed);
+                if !arguments.keep_going {
+                    break;
+                }
+            }
+        }
+        println!("{bug:?}: found by {found:?} of {} seeds: {first}", arguments.seeds);
+    }
+    ExitCode::SUCCESS
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    #[cfg(feature = "seeded-bugs")]
+    if arguments.bugs {
+        return hunt(&arguments);
+    }
+    match arguments.seed {
+        Some(seed) => one(seed, arguments.history),
+        None => many(&arguments),
+    }
+}
+
+fn one(seed: u64, history: Option<PathBuf>) -> ExitCode {
+    match tidegate_sim::run(seed) {
+        Ok(report) => {
+            println!("seed {seed} holds: {report:?}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            tell(seed, &failure);
+            if let Some(path) = history
+                && let Err(error) =
+                    std::fs::File::create(&path).map_err(Into::into).and_then(|file| failure.history.write_lines(file))
+            {
+                eprintln!("{}: {error}", path.display());
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn tell(seed: u64, failure: &Failure) {
+    println!("seed {seed}: {failure}\nrepeat it: {}", replay_command(seed));
+}
+
+fn many(arguments: &Arguments) -> ExitCode {
     let begun = Instant::now();
     let mut told = Instant::now();
-    let (mut ran, mut acknowledged, mut power_cuts, mut disk_errors) = (0, 0, 0, 0);
+    let mut sum = Report::default();
+    let (mut ran, mut failed) = (0_u64, 0_u64);
     for seed in arguments.start..arguments.start.saturating_add(arguments.seeds) {
         if arguments.seconds.is_some_and(|seconds| begun.elapsed() >= Duration::from_secs(seconds)) {
             break;
@@ -31,20 +103,51 @@ fn main() -> ExitCode {
         match tidegate_sim::run(seed) {
             Ok(report) => {
                 ran += 1;
-                acknowledged += report.acknowledged;
-                power_cuts += report.power_cuts;
-                disk_errors += report.disk_errors;
+                add(&mut sum, &report);
             }
-            Err(problem) => {
-                eprintln!("seed {seed}: {problem}\nrepeat it: cargo run -p tidegate-sim -- --start {seed} --seeds 1");
-                return ExitCode::FAILURE;
+            Err(failure) => {
+                failed += 1;
+                tell(seed, &failure);
+                if !arguments.keep_going {
+                    return ExitCode::FAILURE;
+                }
             }
         }
-        if told.elapsed() > Duration::from_secs(2) {
-            eprintln!("{ran} seeds, {acknowledged} records acknowledged, {power_cuts} power cuts");
+        if told.elapsed() > Duration::from_secs(5) {
+            eprintln!(
+                "{ran} seeds hold, {failed} do not; {} records acknowledged, {} power cuts",
+                sum.acknowledged, sum.power_cuts
+            );
             told = Instant::now();
         }
     }
-    println!("{ran} seeds hold: {acknowledged} records acknowledged, {power_cuts} power cuts, {disk_errors} disk errors");
-    ExitCode::SUCCESS
+    println!(
+        "{ran} seeds hold, {failed} do not, in {} s: {} records acknowledged, {} read; {} power cuts, {} kills, {} disk errors, \
+         {} refusals of the object store, {} objects deleted; of {} damaged hubs {} refused to start and {} served what was whole; {} hubs rebuilt from their bucket",
+        begun.elapsed().as_secs(),
+        sum.acknowledged,
+        sum.read,
+        sum.power_cuts,
+        sum.kills,
+        sum.disk_errors,
+        sum.store_refusals,
+        sum.deletes,
+        sum.rotten.0 + sum.rotten.1,
+        sum.rotten.0,
+        sum.rotten.1,
+        sum.recovered,
+    );
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn add(sum: &mut Report, report: &Report) {
+    sum.acknowledged += report.acknowledged;
+    sum.read += report.read;
+    sum.power_cuts += report.power_cuts;
+    sum.kills += report.kills;
+    sum.disk_errors += report.disk_errors;
+    sum.store_refusals += report.store_refusals;
+    sum.deletes += report.deletes;
+    sum.rotten = (sum.rotten.0 + report.rotten.0, sum.rotten.1 + report.rotten.1);
+    sum.recovered += report.recovered;
 }

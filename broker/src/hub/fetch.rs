@@ -149,7 +149,7 @@ impl Hub {
             match self.read_tail(route, from, max_bytes, marks).await {
                 Err(Missed::Failed(error)) => return Err(error),
                 Err(Missed::Moved) => {}
-                Ok(fetched) => return Ok(fetched),
+                Ok(fetched) => return Ok(fetched.with_covering_marks()),
             }
             match self.read_tier(route, from, max_bytes, marks).await {
                 Err(Missed::Failed(error)) => return Err(error),

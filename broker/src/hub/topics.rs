@@ -1,6 +1,7 @@
 //! Topics: made, changed, deleted, restored, described. The catalog decides; partitions are opened in their journals before a call
 //! returns, so that the topic can be used at once.
 
+use tidegate_env::bugs::{self, Bug};
 use tidegate_journal::entry::{BoundObject, Management, Operation, Outcome, Precondition, ProducerLimits, TopicConfig, Unit};
 use tidegate_journal::state::Changes;
 use tidegate_model::{Offset, TimestampMs, TopicName, TopicSettings, TopicUid};
@@ -50,7 +51,11 @@ impl Hub {
     /// Makes a topic, durably; it can be used when this returns.
     pub async fn create_topic(&self, new: NewTopic, caller: &Caller) -> Result<TopicDescription, Error> {
         self.check_new_topic(&new)?;
-        let uid = TopicUid(self.inner.env.random.uuid());
+        let uid = if bugs::on(Bug::ReuseTopicUid) {
+            TopicUid(uuid::Uuid::from_u128(u128::from(tidegate_model::murmur2(new.name.as_bytes()) as u32)))
+        } else {
+            TopicUid(self.inner.env.random.uuid())
+        };
         let operation = Operation::CreateTopic {
             uid,
             name: new.name,

@@ -92,6 +92,14 @@ pub struct Fetched {
     pub marks: Marks,
 }
 
+impl Fetched {
+    /// Raises the high watermark to what was read: the marks were looked up before, and more may have been committed meanwhile.
+    pub(crate) fn with_covering_marks(mut self) -> Fetched {
+        self.marks.high_watermark = self.marks.high_watermark.max(self.next);
+        self
+    }
+}
+
 /// The marks of one partition: `log_start <= tiered_end <= high_watermark` (the first only where something is tiered).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marks {

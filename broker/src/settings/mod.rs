@@ -124,8 +124,8 @@ pub struct HubSettings {
     pub object_grace_ms: Milliseconds,
     /// Committed offsets of groups are forgotten when none of a group was renewed for so long, in milliseconds, at least 1 min. Default 30 days.
     pub offsets_retention_ms: Milliseconds,
-    /// Time between a change of a topic's settings and the first drop by retention, in milliseconds, so that a mistake can be taken back.
-    /// Default 60000.
+    /// Time between a change of a topic's settings, a leap of the wall clock or a start, and the first drop by retention, in milliseconds, so that a
+    /// mistake can be taken back. Default 60000.
     pub retention_grace_ms: Milliseconds,
     /// The process, to be named to a second one that wants the same directory; set by whoever starts the broker.
     #[serde(skip)]

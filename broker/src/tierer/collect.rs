@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tidegate_env::bugs::{self, Bug};
 use tidegate_journal::entry::{ObjectKey, Operation};
 use tidegate_wal::Pressure;
 
@@ -44,6 +45,9 @@ impl Tierer {
     /// Deletes condemned objects after their grace, once a checkpoint in the store no longer refers to them: `recover` from the newest
     /// checkpoint must find every object that it names.
     pub(super) async fn delete_condemned(&self) -> Result<(), TierError> {
+        if bugs::on(Bug::DeleteByListing) {
+            self.delete_unknown().await?;
+        }
         let grace = i64::try_from(self.hub.settings.object_grace_ms).unwrap_or(i64::MAX);
         let before = self.now().0.saturating_sub(grace);
         let covered = self.checkpoints.lock().condemned.clone();
@@ -60,6 +64,20 @@ impl Tierer {
         }
         if !condemned.is_empty() {
             self.propose(Operation::Forget { keys: condemned }).await?;
+        }
+        Ok(())
+    }
+
+    /// The bug [`Bug::DeleteByListing`]: what a listing shows and this journal does not refer to is taken for garbage.
+    async fn delete_unknown(&self) -> Result<(), TierError> {
+        for object in self.hub.store.list(&format!("{}/journals/", self.hub.hub_id), None, FORGET).await? {
+            let known = self.journal()?.read_state(|state| {
+                let objects = state.objects();
+                objects.references(&object.key).is_some() || objects.intended().any(|(key, _)| **key == *object.key)
+            });
+            if !known {
+                self.hub.store.delete(&object.key).await?;
+            }
         }
         Ok(())
     }

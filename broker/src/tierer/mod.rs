@@ -76,11 +76,12 @@ pub(crate) struct Tierer {
     /// Keys that this process intended and is working on. Others of the state came to nothing and are abandoned.
     working: Mutex<BTreeSet<ObjectKey>>,
     checkpoints: Mutex<checkpoints::Progress>,
+    waiting: Mutex<seal::Waiting>,
 }
 
 impl Tierer {
     pub(crate) fn new(hub: Arc<Inner>, id: JournalId) -> Tierer {
-        Tierer { hub, id, working: Mutex::default(), checkpoints: Mutex::default() }
+        Tierer { hub, id, working: Mutex::default(), checkpoints: Mutex::default(), waiting: Mutex::default() }
     }
 
     /// Runs until the hub stops.

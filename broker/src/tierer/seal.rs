@@ -1,6 +1,7 @@
 //! What goes to the store next: which partitions, how much of each, in which object. Pure choice over numbers, apart from reading them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tidegate_journal::state::{PartitionState, State};
 use tidegate_model::{Offset, TimestampMs, TopicPartition, TopicUid};
@@ -23,6 +24,18 @@ pub(super) struct Take {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) takes: Vec<Take>,
+}
+
+/// Since when partitions wait with what is at their tiered end, by the monotonic clock: the wall clock may have leapt back since those
+/// records were appended, and their age by it be none for hours.
+pub(super) type Waiting = BTreeMap<TopicPartition, (Offset, Duration)>;
+
+/// When plans are made, and whether the log is short of room.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    now: TimestampMs,
+    monotonic: Duration,
+    pressed: bool,
 }
 
 /// Bytes and age from which on a topic's partitions are sealed.
@@ -51,21 +64,28 @@ impl Tierer {
     fn plans(&self) -> Result<Vec<Plan>, TierError> {
         let view = self.hub.routes.view();
         let pressed = self.hub.wal.status().pressure != Pressure::Normal;
-        let now = self.now();
+        let moment = Moment { now: self.now(), monotonic: self.hub.env.clock.monotonic(), pressed };
         let tier = &self.hub.settings.tier;
-        Ok(self.journal()?.read_state(|state| pack(due(state, &view, tier, now, pressed), tier.object_bytes)))
+        let waiting = &mut *self.waiting.lock();
+        Ok(self.journal()?.read_state(|state| pack(due(state, &view, tier, moment, waiting), tier.object_bytes)))
     }
 }
 
 /// Stretches that are due: by bytes, by age, or all of them when the log is short of room.
-fn due(state: &State, view: &View, tier: &TierSettings, now: TimestampMs, pressed: bool) -> Vec<Take> {
+fn due(state: &State, view: &View, tier: &TierSettings, moment: Moment, waiting: &mut Waiting) -> Vec<Take> {
+    let Moment { now, monotonic, pressed } = moment;
     let mut thresholds = BTreeMap::<TopicUid, Threshold>::new();
+    let before = std::mem::take(waiting);
     let mut takes = Vec::new();
     for (_, at) in state.untiered() {
         let Some(partition) = state.partition(at) else { continue };
         let threshold = *thresholds.entry(at.topic).or_insert_with(|| threshold(view, at.topic, tier));
+        let first = partition.tiered_end();
+        let since = before.get(&at).filter(|(offset, _)| *offset == first).map_or(monotonic, |(_, since)| *since);
+        waiting.insert(at, (first, since));
+        let waited = u64::try_from(monotonic.saturating_sub(since).as_millis()).unwrap_or(u64::MAX);
         let oldest = partition.tail().untiered().next().map_or(now, |item| item.appended);
-        let age = u64::try_from(now.0.saturating_sub(oldest.0)).unwrap_or(0);
+        let age = u64::try_from(now.0.saturating_sub(oldest.0)).unwrap_or(0).max(waited);
         if !pressed && partition.untiered_bytes() < threshold.bytes && age < threshold.age_ms {
             continue;
         }

@@ -38,7 +38,7 @@ impl Checker {
             Event::ReadBegin { read, at, source, log_start } => {
                 self.reads.insert(*read, *at);
                 let partition = partition(&mut self.partitions, *at);
-                partition.told(*log_start, None, verdict);
+                partition.starts_at(*log_start, verdict);
                 partition.read_begins(*read, *source, *log_start);
             }
             Event::ReadPart { read, records } => {
@@ -109,7 +109,7 @@ impl Checker {
         let next = records.last().map_or(*from, |record| record.offset.saturating_add(1));
         self.consumers.insert((*process, *at), next);
         let partition = partition(&mut self.partitions, *at);
-        partition.told(*log_start, Some(*high_watermark), verdict);
+        partition.told(*process, *log_start, *high_watermark, verdict);
         partition.see(records, Some(*high_watermark), verdict);
     }
 

@@ -68,8 +68,8 @@ pub(crate) struct Partition {
     pages: BTreeMap<i64, Vec<Sight>>,
     seen_end: i64,
     acknowledgements: u32,
-    log_start: i64,
-    high_watermark: i64,
+    /// The greatest log start and high watermark that each client was told. Answers to different clients may cross.
+    marks: HashMap<u32, (i64, i64)>,
     reads: BTreeMap<u64, Read>,
     may_trim: bool,
     gone: bool,
@@ -83,8 +83,7 @@ impl Partition {
             pages: BTreeMap::new(),
             seen_end: 0,
             acknowledgements: 0,
-            log_start: 0,
-            high_watermark: 0,
+            marks: HashMap::new(),
             reads: BTreeMap::new(),
             may_trim: false,
             gone: false,
@@ -150,18 +149,25 @@ impl Partition {
     }
 
     /// Marks that a client was told.
-    pub(crate) fn told(&mut self, log_start: i64, high_watermark: Option<i64>, verdict: &mut Verdict) {
-        let (at, before) = (self.at, self.log_start);
-        if log_start < before || (log_start > before && !self.may_trim) {
-            verdict.add(Rule::LogStartMoves, || format!("{at}: from {before} to {log_start}"));
+    pub(crate) fn told(&mut self, process: u32, log_start: i64, high_watermark: i64, verdict: &mut Verdict) {
+        let (at, marks) = (self.at, self.marks.entry(process).or_default());
+        let before = marks.0;
+        if log_start < before {
+            verdict.add(Rule::LogStartMoves, || format!("{at}: for client {process} from {before} to {log_start}"));
         }
-        self.log_start = before.max(log_start);
-        let Some(high_watermark) = high_watermark else { return };
-        let before = self.high_watermark;
-        if high_watermark < before {
-            verdict.add(Rule::WatermarkFalls, || format!("{at}: from {before} to {high_watermark}"));
+        let known = marks.1;
+        if high_watermark < known {
+            verdict.add(Rule::WatermarkFalls, || format!("{at}: for client {process} from {known} to {high_watermark}"));
         }
-        self.high_watermark = before.max(high_watermark);
+        *marks = (before.max(log_start), known.max(high_watermark));
+        self.starts_at(log_start, verdict);
+    }
+
+    /// The log start rises only where something may drop the oldest records.
+    pub(crate) fn starts_at(&self, log_start: i64, verdict: &mut Verdict) {
+        if log_start > 0 && !self.may_trim {
+            verdict.add(Rule::LogStartMoves, || format!("{}: to {log_start}, though nothing may be dropped", self.at));
+        }
     }
 
     /// Records of one answer, which were told to end below `high_watermark`.
@@ -250,11 +256,6 @@ impl Partition {
         let at = self.at;
         let Some(read) = self.reads.get_mut(&read) else { return };
         read.ended = true;
-        let before = self.high_watermark;
-        if high_watermark < before {
-            verdict.add(Rule::WatermarkFalls, || format!("{at}: from {before} to {high_watermark}"));
-        }
-        self.high_watermark = before.max(high_watermark);
         let (source, log_start, first, next) = (read.source, read.log_start, read.first, read.next);
         let covered = if first < 0 { log_start == high_watermark } else { first <= log_start && next >= high_watermark };
         if !covered {

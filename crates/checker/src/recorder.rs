@@ -135,6 +135,11 @@ impl Recorder {
         self.add(Event::Note { what: what.into() });
     }
 
+    /// A copy of the history so far, if it is kept in memory.
+    pub fn history(&self) -> Option<History> {
+        self.inner.lock().memory.clone()
+    }
+
     /// Ends the history. Later events of other handles are dropped.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! Production takes [`Env::real`]; a simulation passes its own, so that a whole hub runs in one deterministic process with faults. Knows
 //! nothing of Tidegate.
 
+pub mod bugs;
 pub mod conformance;
 pub mod disk;
 pub mod real;

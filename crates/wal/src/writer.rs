@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::{Either, select};
 use tidegate_env::Env;
+use tidegate_env::bugs::{self, Bug};
 use tidegate_model::JournalId;
 
 use crate::format::{self, FILE_HEADER_BYTES, FrameHeader, Kind, Listed};
@@ -155,7 +156,10 @@ impl Writer {
         Some(Work::Commit { batches, dones, noted })
     }
 
-    async fn commit(&mut self, batches: Vec<Batch>, dones: Vec<Done>, noted: Vec<(JournalId, Position)>) -> Result<(), Stop> {
+    async fn commit(&mut self, batches: Vec<Batch>, mut dones: Vec<Done>, noted: Vec<(JournalId, Position)>) -> Result<(), Stop> {
+        if bugs::on(Bug::AcknowledgeEarly) {
+            dones.drain(..).for_each(|done| done(Ok(())));
+        }
         match self.write_all(&batches, noted).await {
             Ok(()) => {
                 self.complete(&batches, dones);
@@ -295,7 +299,11 @@ impl Writer {
 
     async fn sync(&self, open: &OpenFile) -> Result<(), Stop> {
         let start = self.env.clock.monotonic();
-        open.file.sync_data().map_err(|source| Failed { what: "a sync", path: open.path.clone(), source })?;
+        let mut synced = if bugs::on(Bug::SkipFsync) { Ok(()) } else { open.file.sync_data() };
+        if synced.is_err() && bugs::on(Bug::RetryFsync) {
+            synced = open.file.sync_data();
+        }
+        synced.map_err(|source| Failed { what: "a sync", path: open.path.clone(), source })?;
         wait(&self.env, open).await;
         let took = self.env.clock.monotonic().saturating_sub(start);
         let mut state = self.shared.state.lock();

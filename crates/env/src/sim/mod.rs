@@ -106,6 +106,19 @@ impl Simulation {
         }
     }
 
+    /// Another machine with this disk, at this machine's time.
+    #[must_use]
+    pub fn on(&self, disk: SimDisk) -> Simulation {
+        Simulation {
+            random: SimRandom::new(mix(self.elapsed.as_nanos() as u64)),
+            disk,
+            elapsed: self.elapsed,
+            wall_offset_ms: self.wall_offset_ms,
+            panics: Arc::default(),
+            patience: self.patience,
+        }
+    }
+
     /// The machine's disk.
     pub fn disk(&self) -> &SimDisk {
         &self.disk

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot, SnapshotMeta};
 use parking_lot::{Mutex, RwLock};
+use tidegate_env::bugs::{self, Bug};
 use tidegate_model::{JournalId, Offset, TopicPartition};
 use tokio::sync::{Notify, watch};
 
@@ -80,7 +81,12 @@ impl View {
         let at = place(&entry.log_id);
         let mut core = self.core.write();
         let applied = match &entry.payload {
-            RaftPayload::Normal(data) => core.state.apply(at, &data.0),
+            RaftPayload::Normal(data) => {
+                if bugs::on(Bug::ApplyTwice) && self.since_checkpoint.load(Ordering::Relaxed) == 0 {
+                    core.state.apply(at, &data.0);
+                }
+                core.state.apply(at, &data.0)
+            }
             RaftPayload::Blank => {
                 core.state.advance(at);
                 Applied::default()

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use futures::stream::{self, Stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::Mutex;
+use tidegate_env::bugs::{self, Bug};
 use tidegate_model::JournalId;
 use tidegate_wal::{JournalLog, Wal, Write};
 use tokio::sync::oneshot;
@@ -55,7 +56,7 @@ impl LogStore {
     ) -> Result<Self, CodecError> {
         let mut marks = Marks::default();
         if let Some(log) = recovered {
-            marks.vote = log.vote.as_deref().map(decode_vote).transpose()?;
+            marks.vote = log.vote.as_deref().filter(|_| !bugs::on(Bug::ForgetVote)).map(decode_vote).transpose()?;
             marks.purged = log.purged.and_then(log_id);
             marks.committed = log.committed.and_then(log_id);
             marks.last = log.last.and_then(log_id).max(marks.purged);

@@ -3,6 +3,7 @@
 //! Compression and checksum are the envelope's. What is derived is not written but built again.
 
 use prost::Message;
+use tidegate_env::bugs::{self, Bug};
 use tidegate_model::{
     BrokerId, JournalId, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, TimestampMs, TopicPartition, TopicUid,
 };
@@ -99,7 +100,7 @@ impl State {
             feature_level: wire.feature_level,
             digest: wire.digest,
             partitions,
-            groups: wire.groups.into_iter().map(group_in).collect(),
+            groups: wire.groups.into_iter().filter(|_| !bugs::on(Bug::ForgetPositions)).map(group_in).collect(),
             objects: objects_in(wire.objects),
             catalog: catalog_in(wire.catalog)?,
             index,
@@ -143,13 +144,15 @@ fn partition_out(at: TopicPartition, partition: &PartitionState) -> wire::Partit
 
 fn partition_in(wire: wire::Partition) -> Result<(TopicPartition, PartitionState), StateDecodeError> {
     let limits = ProducerLimits { producers: wire.most_producers, expire_ms: wire.expire_ms };
-    let mut partition = PartitionState::new(wire.generation, Offset(wire.log_start), LeaderEpoch(wire.epoch), limits);
+    let log_start = Offset(if bugs::on(Bug::ResetLogStart) { 0 } else { wire.log_start });
+    let mut partition = PartitionState::new(wire.generation, log_start, LeaderEpoch(wire.epoch), limits);
     partition.high_watermark = Offset(wire.high_watermark);
     partition.tiered_end = Offset(wire.tiered_end);
     partition.forgotten = ProducerId(wire.forgotten);
     let epoch_start = |start: wire::EpochStart| EpochStart { epoch: LeaderEpoch(start.epoch), start: Offset(start.start) };
     partition.epoch_starts = wire.epoch_starts.into_iter().map(epoch_start).collect();
-    partition.producers = wire.producers.into_iter().map(producer_in).collect::<Result<_, _>>()?;
+    let known = wire.producers.into_iter().filter(|_| !bugs::on(Bug::ForgetProducers));
+    partition.producers = known.map(producer_in).collect::<Result<_, _>>()?;
     for piece in wire.pieces {
         let piece = match (piece.range, piece.manifest) {
             (Some(range), None) => TierPiece::Range(stored_in(range)),

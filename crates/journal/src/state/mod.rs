@@ -28,6 +28,7 @@ pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 
+use tidegate_env::bugs::{self, Bug};
 use tidegate_model::{LeaderEpoch, Offset, TimestampMs, TopicPartition};
 
 use crate::entry::{EntryPayload, Piece, UnitOutcome};
@@ -162,6 +163,9 @@ impl State {
     /// Greatest Raft index up to which every byte is tiered or trimmed. The log may be purged to there, not beyond, once a
     /// `Release` is committed and a checkpoint covers it.
     pub fn releasable(&self) -> u64 {
+        if bugs::on(Bug::FreeBeforeTier) {
+            return self.applied.index;
+        }
         self.index.releasable(self.applied.index)
     }
 

@@ -183,6 +183,11 @@ impl Content {
         dirty.keys().enumerate().filter(|(place, _)| keep(*place)).map(|(_, sector)| *sector).collect()
     }
 
+    /// One past the last byte that is not zero.
+    pub(super) fn written(&self) -> usize {
+        self.view.iter().rposition(|byte| *byte != 0).map_or(0, |place| place + 1)
+    }
+
     /// Changes bytes on the platter and in the page cache, as rot does that is only noticed after a restart.
     pub(super) fn rot(&mut self, range: Range<usize>, change: impl Fn(u8) -> u8) {
         for bytes in [&mut self.view, &mut self.durable] {

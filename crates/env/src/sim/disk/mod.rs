@@ -97,6 +97,32 @@ impl SimDisk {
         SimDisk { state: Arc::new(Mutex::new(state)), power: watch::channel(false).0 }
     }
 
+    /// Another disk with the same content, durable and not; without this one's faults and limits.
+    #[must_use]
+    pub fn copied(&self, seed: u64) -> SimDisk {
+        let copy = SimDisk::new(seed);
+        copy.state.lock().tree = self.state.lock().tree.clone();
+        copy
+    }
+
+    /// The files below a folder with their lengths, by path.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such folder.
+    pub fn files(&self, folder: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
+        let mut found = Vec::new();
+        let mut folders = vec![folder.to_owned()];
+        while let Some(folder) = folders.pop() {
+            let entries = self.state.lock().tree.list(&folder)?;
+            for entry in entries {
+                let path = folder.join(entry.name);
+                if entry.is_dir { folders.push(path) } else { found.push((path, entry.bytes)) }
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
     /// Limits what all files together may take; `None` for no limit.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state.lock().capacity = bytes;
@@ -151,6 +177,29 @@ impl SimDisk {
     /// `NotFound` if there is no such file.
     pub fn zero(&self, path: &Path, range: std::ops::Range<u64>) -> io::Result<()> {
         self.rot(path, range, |_| 0)
+    }
+
+    /// Cuts a file off, on the platter and in the page cache.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such file.
+    pub fn cut(&self, path: &Path, bytes: u64) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let node = state.tree.find(path)?.ok_or(io::ErrorKind::NotFound)?;
+        let content = state.tree.file(node)?;
+        content.set_len(index(bytes)?);
+        content.sync();
+        Ok(())
+    }
+
+    /// One past the last byte of a file that is not zero.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such file.
+    pub fn written(&self, path: &Path) -> io::Result<u64> {
+        let mut state = self.state.lock();
+        let node = state.tree.find(path)?.ok_or(io::ErrorKind::NotFound)?;
+        Ok(state.tree.file(node)?.written() as u64)
     }
 
     fn rot(&self, path: &Path, range: std::ops::Range<u64>, change: impl Fn(u8) -> u8) -> io::Result<()> {

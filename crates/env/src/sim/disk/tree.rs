@@ -69,7 +69,7 @@ fn apply(names: &mut BTreeMap<String, NodeId>, change: &Change) {
 }
 
 /// All files and folders.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tree {
     folders: BTreeMap<NodeId, Folder>,
     files: BTreeMap<NodeId, Content>,

@@ -35,9 +35,8 @@ bugs! {
     a_sync_that_is_skipped: SkipFsync within 10;
     an_acknowledgement_before_the_write: AcknowledgeEarly within 10;
     a_sync_that_is_tried_again: RetryFsync within 10;
-    rot_that_is_taken_for_a_torn_tail: RotIsTornTail within 20;
+    rot_that_is_taken_for_a_torn_tail: RotIsTornTail within 80;
     a_tail_in_the_page_cache_that_is_taken_for_durable: SkipTailRewrite within 40;
-    a_file_name_that_is_not_synced: SkipFolderSync within 20;
     a_vote_that_is_forgotten: ForgetVote within 20;
     producers_that_are_forgotten: ForgetProducers within 20;
     positions_that_are_forgotten: ForgetPositions within 20;
@@ -47,7 +46,7 @@ bugs! {
     an_upload_that_is_not_read_back: SkipVerify within 60;
     objects_that_are_deleted_by_a_listing: DeleteByListing within 20;
     an_object_key_that_is_used_twice: ReuseObjectKey within 20;
-    a_clock_that_is_believed: BelieveClock within 40;
+    a_clock_that_is_believed: BelieveClock within 60;
     a_topic_uid_that_is_used_twice: ReuseTopicUid within 40;
     a_gap_that_is_accepted: AcceptGaps within 20;
 }

@@ -20,8 +20,6 @@ pub enum Bug {
     RotIsTornTail,
     /// What a killed process left in the page cache is taken for durable.
     SkipTailRewrite,
-    /// The name of a new log file is not synced.
-    SkipFolderSync,
     /// Raft's vote is not read back.
     ForgetVote,
     /// What is known of producers does not survive a restart.
@@ -50,13 +48,12 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 18] = [
+    pub const ALL: [Bug; 17] = [
         Bug::SkipFsync,
         Bug::AcknowledgeEarly,
         Bug::RetryFsync,
         Bug::RotIsTornTail,
         Bug::SkipTailRewrite,
-        Bug::SkipFolderSync,
         Bug::ForgetVote,
         Bug::ForgetProducers,
         Bug::ForgetPositions,

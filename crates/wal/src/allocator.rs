@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::select;
-use tidegate_env::bugs::{self, Bug};
 use tidegate_env::{Disk, Env, OpenMode};
 use tidegate_model::JournalId;
 use uuid::Uuid;
@@ -273,8 +272,6 @@ pub(crate) fn prepare_file(
     file.write_vectored_at(&[header.encode()], 0).map_err(at_parked("writing the header of"))?;
     file.sync_all().map_err(at_parked("a sync"))?;
     disk.rename(&parked, &path).map_err(at_parked("renaming"))?;
-    if !bugs::on(Bug::SkipFolderSync) {
-        disk.sync_dir(directory).map_err(at_parked("syncing the folder"))?;
-    }
+    disk.sync_dir(directory).map_err(at_parked("syncing the folder"))?;
     Ok(OpenFile { file, path, header })
 }

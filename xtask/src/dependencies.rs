@@ -66,7 +66,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("aws-", &["crates/tier"]),
     ("openraft", &["crates/journal"]),
     ("datafusion", &["worker"]),
-    ("axum", &["broker"]),
+    ("axum", &["broker", "operator"]),
     ("tonic-health", &["broker"]),
     ("tonic-reflection", &["broker"]),
     ("rustix", &["crates/env", "campaigns"]),

@@ -3,6 +3,43 @@
 //! A duration is a whole number with a unit (`ms`, `s`, `m`, `h`, `d`), several in a row (`1d12h`), or `unlimited`. A size is a Kubernetes
 //! Quantity of bytes without a fraction: a whole number, bare or with `k`, `M`, `G`, `T` (powers of 1000) or `Ki`, `Mi`, `Gi`, `Ti` (powers of 1024).
 
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// A size as a person wrote it: a number of bytes, alone or with a unit, or `unlimited` where that makes sense. Read by [`parse_bytes`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Size(pub String);
+
+/// A duration as a person wrote it. Read by [`parse_duration_ms`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span(pub String);
+
+impl AsRef<str> for Size {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<str> for Span {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a size in bytes: a whole number or text such as `512Mi`")]
+        enum Written {
+            Number(u64),
+            Text(String),
+        }
+        Written::deserialize(deserializer).map(|written| match written {
+            Written::Number(number) => Size(number.to_string()),
+            Written::Text(text) => Size(text),
+        })
+    }
+}
+
 /// Why a duration or size was refused; says what is accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not {expected}")]

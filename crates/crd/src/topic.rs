@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::fields::Shape;
 use crate::manifest::ObjectMeta;
-use crate::quantity::{parse_bytes, parse_duration_ms};
+use crate::quantity::{Size, Span, parse_bytes, parse_duration_ms};
+#[cfg(feature = "kubernetes")]
+use kube::core::cel::Rule;
 
 /// A `Topic` of `tidegate.dev/v1alpha1`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,20 +24,62 @@ pub struct TopicManifest {
 }
 
 /// What is wanted of a topic. Absent fields take the default that their documentation names.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+//
+// Unknown fields are not refused here: an operator that is older than the installed schema has to read objects with newer fields. Manifests are
+// checked by `SPEC_SHAPE`, objects by the API server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(kube::CustomResource, kube::KubeSchema))]
+#[cfg_attr(feature = "kubernetes", kube(
+    group = "tidegate.dev",
+    version = "v1alpha1",
+    kind = "Topic",
+    namespaced,
+    status = "crate::status::TopicStatus",
+    derive = "PartialEq",
+    shortname = "tgt",
+    category = "tidegate",
+    doc = "A named, ordered log of events in a hub, divided into partitions.",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the topic takes and gives records as the object says."),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why it is so."),
+    printcolumn(name = "Hub", type_ = "string", json_path = ".spec.hubRef.name", description = "The hub that it belongs to."),
+    printcolumn(name = "Partitions", type_ = "integer", json_path = ".status.partitions", description = "How many partitions it has."),
+    printcolumn(name = "Retention", type_ = "string", json_path = ".spec.retention.duration", description = "How long records are kept; nothing here means for ever."),
+    printcolumn(name = "Records", type_ = "integer", json_path = ".status.endOffsetTotal", description = "Records ever appended: the sum of the partitions' end offsets."),
+    printcolumn(name = "Local", type_ = "string", json_path = ".status.bytes.local", description = "What is not yet in the object store.", priority = "1"),
+    printcolumn(name = "Tiered", type_ = "string", json_path = ".status.bytes.tiered", description = "What is in the object store.", priority = "1"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "How old the object is."),
+    validation = Rule::new("has(self.spec.topicName) || (self.metadata.name.size() <= 249 && !self.metadata.name.startsWith('__'))")
+        .message("the object's name is too long for a topic (249 characters): set spec.topicName"),
+))]
+#[cfg_attr(feature = "kubernetes", x_kube(
+    validation = Rule::new("has(self.hubRef)")
+        .message("is required: name the Hub of this namespace that the topic belongs to").field_path(".hubRef"),
+    validation = Rule::new("!has(oldSelf.hubRef) || !has(self.hubRef) || self.hubRef.name == oldSelf.hubRef.name")
+        .message("is fixed: make a Topic for the other hub and copy the records").field_path(".hubRef.name"),
+    validation = Rule::new("has(self.topicName) == has(oldSelf.topicName) && (!has(self.topicName) || self.topicName == oldSelf.topicName)")
+        .message("spec.topicName is fixed: make a new Topic with the other name and copy the records"),
+    validation = Rule::new("self.partitions >= oldSelf.partitions")
+        .message("partitions never become fewer: keep the number, or make a new Topic and copy the records").field_path(".partitions"),
+    validation = Rule::new("has(self.placementGroup) == has(oldSelf.placementGroup) && (!has(self.placementGroup) || self.placementGroup == oldSelf.placementGroup)")
+        .message("spec.placementGroup is fixed when the topic is made: make a new Topic and copy the records"),
+))]
+#[serde(rename_all = "camelCase")]
 pub struct TopicSpec {
     /// The hub, in the same namespace. The command line passes over it: it talks to one hub.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hub_ref: Option<HubRef>,
     /// The topic's name in the hub when it differs from the object's; 1 to 249 of `[a-zA-Z0-9._-]`. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kubernetes", schemars(length(min = 1, max = 249)))]
+    #[cfg_attr(feature = "kubernetes", x_kube(validation = Rule::new("self.matches('^[a-zA-Z0-9._-]+$') && self != '.' && self != '..' && !self.startsWith('__')")
+        .message("a topic's name consists of letters, digits, '.', '_' and '-', is not '.' or '..', and does not begin with '__'")))]
     pub topic_name: Option<String>,
     /// Who decides settings: the object (default) or the hub's catalog.
     #[serde(default)]
     pub management: Management,
     /// How many partitions, 1 to 10,000; may grow, never shrink. Default 1.
     #[serde(default = "default_partitions")]
+    #[cfg_attr(feature = "kubernetes", schemars(range(min = 1, max = 10_000)))]
     pub partitions: u32,
     /// How long and how much is kept. Default: everything.
     #[serde(default)]
@@ -43,9 +87,9 @@ pub struct TopicSpec {
     /// What happens to old records. Default `Delete`: those beyond the retention go.
     #[serde(default)]
     pub cleanup_policy: CleanupPolicy,
-    /// The largest record batch that is taken, as a size of 1Ki to 16Mi. Default 1Mi.
+    /// The largest record batch that is taken, as a size of 1Ki to 15Mi. Default 1Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_message_bytes: Option<String>,
+    pub max_message_bytes: Option<Size>,
     /// Whose clock stamps records. Default `CreateTime`: the producer's.
     #[serde(default)]
     pub timestamp_type: TimestampType,
@@ -54,6 +98,9 @@ pub struct TopicSpec {
     pub sealing: Sealing,
     /// Topics of one placement group share a journal, so that writes to several of them can be one atomic step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kubernetes", schemars(length(min = 1, max = 249)))]
+    #[cfg_attr(feature = "kubernetes", x_kube(validation = Rule::new("self.matches('^[a-zA-Z0-9._-]+$') && self != '.' && self != '..'")
+        .message("the group's name consists of letters, digits, '.', '_' and '-' and is not '.' or '..'")))]
     pub placement_group: Option<String>,
     /// What deleting the object does to the topic. Default `Retain`: nothing.
     #[serde(default)]
@@ -62,14 +109,16 @@ pub struct TopicSpec {
 
 /// The hub a topic belongs to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "kubernetes", derive(kube::KubeSchema))]
 pub struct HubRef {
     /// Name of the `Hub` object.
+    #[cfg_attr(feature = "kubernetes", schemars(length(min = 1, max = 253)))]
     pub name: String,
 }
 
 /// Who decides a topic's settings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 pub enum Management {
     /// The `Topic` object; clients that alter or delete the topic are refused.
     #[default]
@@ -80,30 +129,32 @@ pub enum Management {
 
 /// What is kept of a partition; whichever bound is met first applies.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "kubernetes", derive(kube::KubeSchema))]
+#[serde(rename_all = "camelCase")]
 pub struct Retention {
     /// How long, such as `7d`. Default `unlimited`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub duration: Option<String>,
+    pub duration: Option<Span>,
     /// How much in each partition, such as `10Gi`. Default `unlimited`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes_per_partition: Option<String>,
+    pub bytes_per_partition: Option<Size>,
 }
 
 /// When a partition's data is sealed and uploaded; absent fields take the hub's setting.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "kubernetes", derive(kube::KubeSchema))]
 pub struct Sealing {
     /// As soon as so much is waiting, such as `8Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes: Option<String>,
+    pub bytes: Option<Size>,
     /// As soon as the oldest waiting record is so old, such as `10m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub age: Option<String>,
+    pub age: Option<Span>,
 }
 
 /// What happens to old records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 pub enum CleanupPolicy {
     /// Those beyond the retention are deleted.
     #[default]
@@ -112,6 +163,7 @@ pub enum CleanupPolicy {
 
 /// Whose clock stamps records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 pub enum TimestampType {
     /// The producer's.
     #[default]
@@ -122,6 +174,7 @@ pub enum TimestampType {
 
 /// What deleting the object does to the topic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 pub enum DeletionPolicy {
     /// Nothing: the topic and its data stay.
     #[default]
@@ -132,6 +185,24 @@ pub enum DeletionPolicy {
 
 fn default_partitions() -> u32 {
     1
+}
+
+impl Default for TopicSpec {
+    fn default() -> Self {
+        TopicSpec {
+            hub_ref: None,
+            topic_name: None,
+            management: Management::default(),
+            partitions: default_partitions(),
+            retention: Retention::default(),
+            cleanup_policy: CleanupPolicy::default(),
+            max_message_bytes: None,
+            timestamp_type: TimestampType::default(),
+            sealing: Sealing::default(),
+            placement_group: None,
+            deletion_policy: DeletionPolicy::default(),
+        }
+    }
 }
 
 pub(crate) const SPEC_SHAPE: Shape = Shape(&[
@@ -172,35 +243,50 @@ pub struct ResolvedTopic {
 }
 
 const MAX_PARTITIONS: u32 = 10_000;
-const MAX_MESSAGE_BYTES: std::ops::RangeInclusive<u64> = 1 << 10..=16 << 20;
+const MAX_MESSAGE_BYTES: std::ops::RangeInclusive<u64> = 1 << 10..=15 << 20;
 
 impl TopicManifest {
     /// The topic's name in the hub.
     pub fn topic_name(&self) -> &str {
-        self.spec.topic_name.as_deref().unwrap_or(&self.metadata.name)
+        self.spec.topic_name(&self.metadata.name)
     }
 
     /// Reads units and checks every bound. The error is (path of the field, what is wrong and what is accepted).
     pub fn resolve(&self) -> Result<ResolvedTopic, (String, String)> {
-        let spec = &self.spec;
+        self.spec.resolve(&self.metadata.name)
+    }
+}
+
+impl TopicSpec {
+    /// The topic's name in the hub, for an object of this name.
+    pub fn topic_name<'a>(&'a self, object: &'a str) -> &'a str {
+        self.topic_name.as_deref().unwrap_or(object)
+    }
+
+    /// Reads units and checks every bound. The error is (path of the field, what is wrong and what is accepted).
+    pub fn resolve(&self, object: &str) -> Result<ResolvedTopic, (String, String)> {
+        let spec = self;
         if !(1..=MAX_PARTITIONS).contains(&spec.partitions) {
             return refused("spec.partitions", format!("{} is out of range: 1 to {MAX_PARTITIONS}", spec.partitions));
         }
-        let max_message_bytes = size("spec.maxMessageBytes", spec.max_message_bytes.as_deref())?;
+        let max_message_bytes = size("spec.maxMessageBytes", spec.max_message_bytes.as_ref().map(AsRef::as_ref))?;
         if let Some(bytes) = max_message_bytes
             && !MAX_MESSAGE_BYTES.contains(&bytes)
         {
-            return refused("spec.maxMessageBytes", format!("{bytes} bytes is out of range: 1Ki to 16Mi"));
+            return refused("spec.maxMessageBytes", format!("{bytes} bytes is out of range: 1Ki to 15Mi"));
         }
         let resolved = ResolvedTopic {
-            name: self.topic_name().to_owned(),
+            name: self.topic_name(object).to_owned(),
             partitions: spec.partitions,
-            retention_ms: duration("spec.retention.duration", spec.retention.duration.as_deref())?,
-            retention_bytes: size("spec.retention.bytesPerPartition", spec.retention.bytes_per_partition.as_deref())?,
+            retention_ms: duration("spec.retention.duration", spec.retention.duration.as_ref().map(AsRef::as_ref))?,
+            retention_bytes: size(
+                "spec.retention.bytesPerPartition",
+                spec.retention.bytes_per_partition.as_ref().map(AsRef::as_ref),
+            )?,
             max_message_bytes: max_message_bytes.and_then(|bytes| u32::try_from(bytes).ok()),
             timestamp_type: spec.timestamp_type,
-            seal_bytes: size("spec.sealing.bytes", spec.sealing.bytes.as_deref())?,
-            seal_age_ms: duration("spec.sealing.age", spec.sealing.age.as_deref())?,
+            seal_bytes: size("spec.sealing.bytes", spec.sealing.bytes.as_ref().map(AsRef::as_ref))?,
+            seal_age_ms: duration("spec.sealing.age", spec.sealing.age.as_ref().map(AsRef::as_ref))?,
             placement_group: spec.placement_group.clone(),
         };
         let name_field = if spec.topic_name.is_some() { "spec.topicName" } else { "metadata.name" };

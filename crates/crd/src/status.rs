@@ -1,0 +1,141 @@
+//! What the operator reports on objects: measured by the brokers or seen in the cluster, never wished.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::KubeSchema;
+use kube::core::cel::ListMerge;
+use serde::{Deserialize, Serialize};
+
+/// What is known of a topic.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TopicStatus {
+    /// The generation of the object that the conditions are about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The topic's identity in its hub. An object keeps to it: it never turns to another topic of the same name by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_uid: Option<String>,
+    /// The generation at which the object was bound to a topic that was there before. Until the spec is edited, the topic keeps its settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted_generation: Option<i64>,
+    /// How many partitions the topic has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<u32>,
+    /// How many of them have a leader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_partitions: Option<u32>,
+    /// The sum of the partitions' end offsets: records ever appended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_offset_total: Option<i64>,
+    /// Bytes stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<TopicBytes>,
+    /// Age of the oldest record that is not yet in the object store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tiering_lag: Option<String>,
+    /// `Ready`: the topic is as the object says. `Drifted`: the topic's settings differ from the object's, and why. `Degraded`: something is
+    /// wrong that somebody has to decide.
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+}
+
+/// Bytes of a topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TopicBytes {
+    /// Not yet in the object store, as a size.
+    #[serde(default)]
+    pub local: String,
+    /// In the object store, as a size.
+    #[serde(default)]
+    pub tiered: String,
+}
+
+/// What is known of a hub.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HubStatus {
+    /// The generation of the object that the conditions are about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The hub's identity: minted at its first start, kept on its volumes and in its bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub_id: Option<String>,
+    /// How many brokers there are.
+    #[serde(default)]
+    pub replicas: i32,
+    /// How many of them serve.
+    #[serde(default)]
+    pub ready_replicas: i32,
+    /// Selects the brokers' pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// Where clients reach the hub from within the cluster: `host:port` of the first listener.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Each listener's address.
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
+    #[serde(default)]
+    pub listeners: Vec<ListenerStatus>,
+    /// Each broker.
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["id".to_owned()]))]
+    #[serde(default)]
+    pub brokers: Vec<BrokerStatus>,
+    /// How many topics the hub has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topics: Option<u32>,
+    /// Topics whose object has gone (the first hundred by name). A new Topic that names one takes it up with its data.
+    #[serde(default)]
+    pub detached_topics: Vec<String>,
+    /// Deletions of topics that were asked for while the hub was out of reach. They are carried out when it is back.
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["topicUid".to_owned()]))]
+    #[serde(default)]
+    pub pending_deletions: Vec<PendingDeletion>,
+    /// `Ready`: all is as the object says. `Available`: clients are served. `Progressing`: something is being changed. `Degraded`: something is
+    /// wrong that somebody has to look at. `TierAvailable`: the object store is reached.
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+}
+
+/// A listener's address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerStatus {
+    /// The listener.
+    pub name: String,
+    /// `host:port`.
+    pub address: String,
+}
+
+/// A broker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BrokerStatus {
+    /// Its number, never used twice in a hub.
+    pub id: i32,
+    /// Its pod.
+    pub pod: String,
+    /// Its volume claim.
+    pub volume_claim: String,
+    /// `Ready`, `NotReady` or `Missing`.
+    pub state: String,
+    /// Why it is not ready, as far as the cluster says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// A wish to delete a topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PendingDeletion {
+    /// The topic.
+    pub topic_uid: String,
+    /// Its name, for people.
+    pub topic_name: String,
+    /// The object that was bound to it.
+    pub object_name: String,
+    /// The object's uid.
+    pub object_uid: String,
+}

@@ -36,6 +36,16 @@ pub enum RecoverError {
         /// Whose it is.
         hub: HubId,
     },
+    /// The bucket belongs to another hub than was asked for.
+    #[error(
+        "the object store's prefix belongs to hub {found}, and hub {expected} was asked for: name the right hub, bucket and prefix"
+    )]
+    OtherHub {
+        /// The hub that marked it.
+        found: HubId,
+        /// The hub that was asked for.
+        expected: HubId,
+    },
     /// No marker.
     #[error("the object store has no hub under the prefix `{prefix}`: check bucket and prefix")]
     NoHub {
@@ -83,6 +93,16 @@ pub struct Recovered {
 /// Rebuilds a hub into the empty directory that the settings name. Afterwards open it as any other; the old hub's volumes are refused from
 /// then on, for the prefix is marked anew.
 pub async fn recover(settings: &HubSettings, env: &Env, store: Arc<dyn ObjectStore>) -> Result<Recovered, RecoverError> {
+    recover_hub(settings, None, env, store).await
+}
+
+/// As [`recover`], refused if the bucket belongs to another hub than `expected`.
+pub async fn recover_hub(
+    settings: &HubSettings,
+    expected: Option<HubId>,
+    env: &Env,
+    store: Arc<dyn ObjectStore>,
+) -> Result<Recovered, RecoverError> {
     settings.validate()?;
     let (blocking, directory) = (env.clone(), settings.data_dir.clone());
     let owner = format!("process {} (recover)", settings.process_id);
@@ -94,6 +114,9 @@ pub async fn recover(settings: &HubSettings, env: &Env, store: Arc<dyn ObjectSto
     let bad_prefix = |error: StoreError| SettingError::new("hub.store_prefix", error.to_string());
     let any = Keys::new(&prefix(), HubId::default()).map_err(bad_prefix)?;
     let marker = identity::marker(&store, &any.marker()).await?.ok_or_else(|| RecoverError::NoHub { prefix: prefix() })?;
+    if let Some(expected) = expected.filter(|expected| *expected != marker.hub_id) {
+        return Err(RecoverError::OtherHub { found: marker.hub_id, expected });
+    }
     let old = Keys::new(&prefix(), marker.hub_id).map_err(bad_prefix)?;
     let mut states = newest_states(&store, &old).await?;
     let catalog = states.get(&JournalId::CATALOG).ok_or(RecoverError::NoCatalog { hub: marker.hub_id })?.catalog().clone();

@@ -485,4 +485,10 @@ pub(crate) struct RecoverArgs {
     #[command(flatten)]
     /// Settings: the (empty) data directory and the object store to recover from.
     pub(crate) server: ServerArgs,
+    /// Recover this hub only; another one in the object store is refused.
+    #[arg(long, value_name = "HUB_ID")]
+    pub(crate) from: Option<uuid::Uuid>,
+    /// Do nothing, without an error, if the data directory holds a hub already: for a start that may come again.
+    #[arg(long)]
+    pub(crate) unless_present: bool,
 }

@@ -56,6 +56,7 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
     ),
     ("campaigns", "tidegate-campaigns", &["tidegate-model", "tidegate-client", "tidegate-checker", "tidegate-workload"]),
     ("bench", "tidegate-bench", &["tidegate-model", "tidegate-proto", "tidegate-client"]),
+    ("operator", "tidegate-operator", &["tidegate-model", "tidegate-crd", "tidegate-proto"]),
     ("xtask", "xtask", &[]),
 ];
 

@@ -103,6 +103,7 @@ pub(crate) fn topic_out(topic: &TopicDescription) -> v1::Topic {
         create_time_ms: topic.created.0,
         delete_time_ms: topic.deleted.map(|deleted| deleted.at.0),
         restorable_until_ms: topic.deleted.map(|deleted| deleted.restorable_until.0),
+        detached: topic.detached,
     }
 }
 

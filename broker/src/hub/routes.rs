@@ -21,6 +21,7 @@ pub(crate) struct Topic {
     pub(crate) settings: TopicSettings,
     pub(crate) management: Management,
     pub(crate) bound: Option<BoundObject>,
+    pub(crate) detached: bool,
     pub(crate) created: TimestampMs,
     /// The present journal of each partition.
     pub(crate) journals: Vec<JournalId>,
@@ -35,6 +36,7 @@ impl Topic {
             settings: self.settings.clone(),
             management: self.management,
             bound: self.bound.clone(),
+            detached: self.detached,
             created: self.created,
             deleted: None,
         }
@@ -131,6 +133,7 @@ fn read(topic: &state::Topic) -> Topic {
         settings: settings_of(topic),
         management: topic.management,
         bound: topic.bound.clone(),
+        detached: topic.is_detached(),
         created: topic.created,
         journals: topic.homes.iter().map(|homes| homes.last().map_or(JournalId::CATALOG, |home| home.journal)).collect(),
     }
@@ -157,6 +160,7 @@ pub(crate) fn describe(topic: &state::Topic) -> TopicDescription {
         settings: settings_of(topic),
         management: topic.management,
         bound: topic.bound.clone(),
+        detached: topic.is_detached(),
         created: topic.created,
         deleted: topic.tombstone.map(|tombstone| Deleted { at: tombstone.deleted, restorable_until: tombstone.undo_until }),
     }

@@ -152,6 +152,8 @@ pub struct TopicDescription {
     pub management: Management,
     /// The object it is bound to.
     pub bound: Option<BoundObject>,
+    /// Whether an object managed it and has gone.
+    pub detached: bool,
     /// When it was made.
     pub created: TimestampMs,
     /// When it was deleted and until when it can be restored; `None` for a living topic.

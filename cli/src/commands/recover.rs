@@ -2,9 +2,10 @@
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use tidegate_broker::recover::recover;
+use tidegate_broker::recover::{RecoverError, recover_hub};
 use tidegate_broker::stores;
 use tidegate_env::Env;
+use tidegate_model::HubId;
 
 use crate::args::{Output, RecoverArgs};
 use crate::context::table;
@@ -17,7 +18,13 @@ pub(crate) async fn run(args: &RecoverArgs) -> Result<()> {
     let env = Env::real();
     let store = stores::open(&settings.broker.object_store, &env).await.context("cannot set up the object store")?;
     eprintln!("reading the checkpoints of the hub in the object store");
-    let recovered = recover(&settings.broker.hub, &env, store).await?;
+    let recovered = match recover_hub(&settings.broker.hub, args.from.map(HubId), &env, store).await {
+        Err(RecoverError::NotEmpty { directory, hub }) if args.unless_present => {
+            outln!("{} holds hub {hub} already: nothing to recover", directory.display());
+            return Ok(());
+        }
+        recovered => recovered?,
+    };
     if args.output == Output::Json {
         let lost = recovered.lost.iter().map(
             |(topic, lost)| json!({"topic": topic, "partition": lost.at.partition.0, "from": lost.from.0, "end": lost.end.0}),

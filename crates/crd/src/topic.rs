@@ -5,8 +5,6 @@ use serde::{Deserialize, Serialize};
 use crate::fields::Shape;
 use crate::manifest::ObjectMeta;
 use crate::quantity::{Size, Span, parse_bytes, parse_duration_ms};
-#[cfg(feature = "kubernetes")]
-use kube::core::cel::Rule;
 
 /// A `Topic` of `tidegate.dev/v1alpha1`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

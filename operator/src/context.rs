@@ -1,0 +1,127 @@
+//! What all reconcilers share.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::runtime::controller::Action;
+use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Client, Resource, ResourceExt};
+use parking_lot::Mutex;
+use tidegate_crd::{Hub, Topic};
+use tokio::sync::{mpsc, watch};
+
+use crate::catalog::link::HubKey;
+use crate::catalog::{BrokerNetwork, Links};
+use crate::error::Error;
+use crate::metrics::Metrics;
+use crate::settings::Settings;
+
+/// On a Hub: the installation that acts on it, as `NAMESPACE/LEASE`. Another installation leaves the hub alone.
+pub const OPERATED_BY: &str = "tidegate.dev/operated-by";
+
+/// First and greatest wait after an error.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
+
+/// What all reconcilers share.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// Settings.
+    pub settings: Settings,
+    /// All Hubs.
+    pub hubs: Store<Hub>,
+    /// All Topics.
+    pub topics: Store<Topic>,
+    // Not the stores' own way to wait: it wakes one waiter only.
+    pub(crate) hubs_known: watch::Receiver<bool>,
+    pub(crate) topics_known: watch::Receiver<bool>,
+    /// Links to hubs.
+    pub links: Links,
+    /// Where brokers are.
+    pub network: Arc<dyn BrokerNetwork>,
+    /// Numbers about ourselves.
+    pub metrics: Arc<Metrics>,
+    pub(crate) recorder: Recorder,
+    pub(crate) wake_topics: mpsc::Sender<ObjectRef<Topic>>,
+    pub(crate) wake_hubs: mpsc::Sender<ObjectRef<Hub>>,
+    pub(crate) attempts: Mutex<HashMap<String, u32>>,
+    pub(crate) poked: Mutex<HashSet<HubKey>>,
+}
+
+/// A hub's key.
+pub fn hub_key(hub: &Hub) -> HubKey {
+    HubKey { namespace: hub.namespace().unwrap_or_default(), name: hub.name_any() }
+}
+
+impl Context {
+    /// Waits until all Hubs were listed; false when that will never be.
+    pub async fn hubs_are_known(&self) -> bool {
+        self.hubs_known.clone().wait_for(|known| *known).await.is_ok()
+    }
+
+    /// Waits until all Topics were listed; false when that will never be.
+    pub async fn topics_are_known(&self) -> bool {
+        self.topics_known.clone().wait_for(|known| *known).await.is_ok()
+    }
+
+    /// A Hub as last seen.
+    pub fn hub(&self, key: &HubKey) -> Option<Arc<Hub>> {
+        self.hubs.get(&ObjectRef::new(&key.name).within(&key.namespace))
+    }
+
+    /// The Hub of a Topic as last seen.
+    pub fn hub_of(&self, topic: &Topic) -> Option<Arc<Hub>> {
+        let name = &topic.spec.hub_ref.as_ref()?.name;
+        self.hubs.get(&ObjectRef::new(name).within(&topic.namespace().unwrap_or_default()))
+    }
+
+    /// Whether this installation acts on a hub.
+    pub fn is_ours(&self, hub: &Hub) -> bool {
+        hub.annotations().get(OPERATED_BY).is_none_or(|holder| *holder == self.settings.installation())
+    }
+
+    /// Has a Topic looked at. A full queue is no loss: whatever woke us wakes us again, or the queue's objects see it.
+    pub fn poke_topic(&self, topic: &Topic) {
+        let _ = self.wake_topics.try_send(ObjectRef::from_obj(topic));
+    }
+
+    /// Has a Hub looked at.
+    pub fn poke_hub(&self, key: &HubKey) {
+        let _ = self.wake_hubs.try_send(ObjectRef::new(&key.name).within(&key.namespace));
+    }
+
+    /// Publishes an Event about an object; one that cannot be published is only logged.
+    pub async fn event<K: Resource<DynamicType = ()>>(&self, object: &K, kind: EventType, reason: &str, note: &str) {
+        let note: String = note.chars().take(1000).collect();
+        let event =
+            Event { type_: kind, reason: reason.to_owned(), note: Some(note), action: reason.to_owned(), secondary: None };
+        if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
+            tracing::debug!(%error, reason, "an event was not published");
+        }
+    }
+
+    /// What to do after an error: try again, later each time, not all at once.
+    pub fn after_error<K: Resource<DynamicType = ()>>(&self, object: &K, error: &Error) -> Action {
+        let key = format!("{}/{}/{}", K::kind(&()), object.namespace().unwrap_or_default(), object.name_any());
+        let attempt = {
+            let mut attempts = self.attempts.lock();
+            let attempt = attempts.entry(key.clone()).or_default();
+            *attempt += 1;
+            *attempt
+        };
+        self.metrics.failed(&K::kind(&()), error.kind());
+        let wait = RETRY.0.saturating_mul(1 << attempt.min(12)).min(RETRY.1).mul_f64(0.75 + rand::random::<f64>() / 2.0);
+        tracing::warn!(object = %key, %error, attempt, "will be tried again in {:.1} s", wait.as_secs_f64());
+        Action::requeue(wait)
+    }
+
+    /// Forgets errors of an object that went well.
+    pub fn went_well<K: Resource<DynamicType = ()>>(&self, object: &K) {
+        let mut attempts = self.attempts.lock();
+        if !attempts.is_empty() {
+            attempts.remove(&format!("{}/{}/{}", K::kind(&()), object.namespace().unwrap_or_default(), object.name_any()));
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Hubs: read what there is, plan the objects that should be, apply them, roll pods, report.
+
+pub mod config;
+pub mod labels;
+pub mod objects;
+pub mod pods;
+pub mod status;
+pub mod wishes;
+pub mod workload;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::runtime::controller::Action;
+use kube::runtime::events::EventType;
+use kube::{Api, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tidegate_crd::Hub;
+use uuid::Uuid;
+
+use crate::FIELD_MANAGER;
+use crate::catalog::LinkState;
+use crate::catalog::link::Target;
+use crate::context::{Context, OPERATED_BY, hub_key};
+use crate::error::Error;
+use crate::topic::params;
+
+/// When a hub in the middle of a change is looked at again, if nothing happens before.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// What there is of a hub, beside the object.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// The broker's StatefulSet.
+    pub workload: Option<StatefulSet>,
+    /// Its pod.
+    pub pod: Option<Pod>,
+    /// Its volume claim.
+    pub claim: Option<PersistentVolumeClaim>,
+}
+
+/// Brings one hub and its objects together.
+pub async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Action, Error> {
+    ctx.metrics.reconciled("Hub");
+    let key = hub_key(&*hub);
+    if hub.metadata.deletion_timestamp.is_some() {
+        ctx.links.remove(&key);
+        return Ok(Action::await_change());
+    }
+    if !ctx.is_ours(&hub) {
+        ctx.links.remove(&key);
+        let note = format!("another installation acts on this hub: {}", hub.annotations()[OPERATED_BY]);
+        ctx.event(&*hub, EventType::Warning, "OperatedElsewhere", &note).await;
+        return Ok(Action::await_change());
+    }
+    if hub.annotations().get(OPERATED_BY).is_none() {
+        claim(&ctx, &hub).await?;
+    }
+    let found = dereference(&ctx, &hub).await?;
+    let mut problems = Vec::new();
+    if !hub.spec.paused {
+        match pods::claim_problem(&hub, found.claim.as_ref()) {
+            Some(problem) => problems.push(problem),
+            None => {
+                problems.extend(apply(&ctx, &hub).await?);
+                roll(&ctx, &hub, &found).await?;
+            }
+        }
+    }
+    link(&ctx, &hub, &found);
+    let state = ctx.links.get(&key).map(|link| link.state());
+    if let Some(LinkState::Synced { hub_id }) = &state {
+        label_claim(&ctx, &hub, &found, *hub_id).await?;
+        wishes::carry_out(&ctx, &hub).await?;
+    }
+    let report = status::Measured::gather(&ctx, &key, &found, problems);
+    write_status(&ctx, &hub, &report).await?;
+    let settled = report.is_settled();
+    Ok(if settled { Action::await_change() } else { Action::requeue(LOOK_AGAIN) })
+}
+
+/// Says whose the hub is; the first one to say so has it.
+async fn claim(ctx: &Context, hub: &Hub) -> Result<(), Error> {
+    let api: Api<Hub> = Api::namespaced(ctx.client.clone(), &hub.namespace().unwrap_or_default());
+    let patch = json!({"metadata": {
+        "uid": hub.uid(),
+        "resourceVersion": hub.resource_version(),
+        "annotations": {OPERATED_BY: ctx.settings.installation()},
+    }});
+    api.patch(&hub.name_any(), &params(), &Patch::Merge(patch)).await?;
+    Ok(())
+}
+
+async fn dereference(ctx: &Context, hub: &Hub) -> Result<Found, Error> {
+    let namespace = hub.namespace().unwrap_or_default();
+    let names = labels::Names::of(hub);
+    let workloads: Api<StatefulSet> = Api::namespaced(ctx.client.clone(), &namespace);
+    let pods: Api<Pod> = Api::namespaced(ctx.client.clone(), &namespace);
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(ctx.client.clone(), &namespace);
+    let (workload_name, pod_name) = (names.workload(), names.pod());
+    let (workload, pod, claim) =
+        tokio::join!(workloads.get_opt(&workload_name), pods.get_opt(&pod_name), claims.get_opt(&workload_name),);
+    Ok(Found { workload: workload?, pod: pod?, claim: claim? })
+}
+
+/// Applies what should be. Answers what was refused and does not keep the rest from being done.
+async fn apply(ctx: &Context, hub: &Hub) -> Result<Vec<String>, Error> {
+    let plan = objects::plan(hub, &ctx.settings, &ctx.links.public_key())?;
+    let mut problems = Vec::new();
+    put(ctx, &plan.service_account).await?;
+    put(ctx, &plan.config).await?;
+    put(ctx, &plan.headless).await?;
+    for service in &plan.services {
+        put(ctx, service).await?;
+    }
+    put(ctx, &plan.budget).await?;
+    put(ctx, &plan.network_policy).await?;
+    match put(ctx, &plan.claim).await {
+        Ok(()) => {}
+        // A class that cannot grow volumes: everything else goes on.
+        Err(Error::Kube(kube::Error::Api(status))) if status.code == 403 || status.code == 422 => {
+            problems.push(format!("the volume cannot be changed: {}", status.message));
+        }
+        Err(error) => return Err(error),
+    }
+    put(ctx, &plan.workload).await?;
+    Ok(problems)
+}
+
+/// Server-side apply under our field manager; what others changed in our fields is set back.
+async fn put<K>(ctx: &Context, object: &K) -> Result<(), Error>
+where
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+        + Serialize
+        + DeserializeOwned
+        + Clone
+        + std::fmt::Debug,
+{
+    let api: Api<K> = Api::namespaced(ctx.client.clone(), &object.namespace().unwrap_or_default());
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    api.patch(&object.name_any(), &params, &Patch::Apply(object)).await?;
+    Ok(())
+}
+
+/// Replaces an outdated pod.
+async fn roll(ctx: &Context, hub: &Hub, found: &Found) -> Result<(), Error> {
+    let Some(pod) = found.pod.as_ref() else { return Ok(()) };
+    let Some(why) = pods::replace(hub, found) else { return Ok(()) };
+    let api: Api<Pod> = Api::namespaced(ctx.client.clone(), &hub.namespace().unwrap_or_default());
+    let params = DeleteParams {
+        preconditions: Some(Preconditions { uid: pod.uid(), resource_version: pod.resource_version() }),
+        ..DeleteParams::default()
+    };
+    match api.delete(&pod.name_any(), &params).await {
+        Ok(_) => ctx.event(hub, EventType::Normal, "PodReplaced", &format!("{}: {why}", pod.name_any())).await,
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// Points the link at the broker.
+fn link(ctx: &Context, hub: &Hub, found: &Found) {
+    let known = hub.status.as_ref().and_then(|status| status.hub_id.as_deref()).and_then(|id| Uuid::parse_str(id).ok());
+    // A hub that is restored from its own bucket comes back under a new identity.
+    let restored = hub.spec.restore_from.as_ref().and_then(|from| Uuid::parse_str(&from.hub_id).ok());
+    let target = Target {
+        endpoint: ctx.network.endpoint(hub, found.pod.as_ref()),
+        hub_id: known.filter(|known| restored != Some(*known)),
+    };
+    ctx.links.ensure(&hub_key(hub), &hub.uid().unwrap_or_default(), target);
+}
+
+/// Writes on the volume claim whose data it holds.
+async fn label_claim(ctx: &Context, hub: &Hub, found: &Found, hub_id: Uuid) -> Result<(), Error> {
+    let Some(claim) = &found.claim else { return Ok(()) };
+    if claim.labels().get(labels::HUB_ID).is_some_and(|known| *known == hub_id.to_string()) {
+        return Ok(());
+    }
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(ctx.client.clone(), &hub.namespace().unwrap_or_default());
+    let patch = json!({"metadata": {"uid": claim.uid(), "labels": {labels::HUB_ID: hub_id.to_string()}}});
+    let params = PatchParams { field_manager: Some(labels::IDENTITY_MANAGER.to_owned()), ..PatchParams::default() };
+    api.patch(&claim.name_any(), &params, &Patch::Merge(patch)).await?;
+    Ok(())
+}
+
+async fn write_status(ctx: &Context, hub: &Hub, report: &status::Measured) -> Result<(), Error> {
+    let old = hub.status.clone().unwrap_or_default();
+    let new = status::status_of(hub, report, k8s_openapi::jiff::Timestamp::now());
+    if new == old {
+        return Ok(());
+    }
+    let mut patch = serde_json::to_value(&new).map_err(Error::Serialisation)?;
+    if let Some(fields) = patch.as_object_mut() {
+        // Wishes are written where they are noted and carried out.
+        fields.remove("pendingDeletions");
+    }
+    let api: Api<Hub> = Api::namespaced(ctx.client.clone(), &hub.namespace().unwrap_or_default());
+    let patch = json!({"metadata": {"uid": hub.uid()}, "status": patch});
+    api.patch_status(&hub.name_any(), &params(), &Patch::Merge(patch)).await?;
+    ctx.metrics.status_written("Hub");
+    if let Some((kind, reason, message)) = status::turned(&old, &new) {
+        ctx.event(hub, kind, &reason, &message).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! What a pod's and a volume claim's state means, and when a pod is replaced. Pure.
+
+use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod};
+use kube::ResourceExt;
+use tidegate_crd::Hub;
+use tidegate_crd::hub::UpdateType;
+
+use super::Found;
+use super::labels::{HUB_ID, HUB_UID};
+
+/// Whether a pod's readiness probe says yes.
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// Why the pod should be replaced now, if it should. One that does not serve anyway is replaced at once, so that a bad template never
+/// stands in the way of its own correction; one that serves is the only one, so it is replaced too, unless the Hub leaves that to people.
+pub fn replace(hub: &Hub, found: &Found) -> Option<&'static str> {
+    let (pod, workload) = (found.pod.as_ref()?, found.workload.as_ref()?);
+    if pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let status = workload.status.as_ref()?;
+    // The controller has to have seen the newest template, or the revision would be the one before.
+    if status.observed_generation != workload.metadata.generation {
+        return None;
+    }
+    let wanted = status.update_revision.as_deref()?;
+    let present = pod.labels().get("controller-revision-hash")?;
+    if present == wanted {
+        return None;
+    }
+    match (is_ready(pod), hub.spec.update_strategy.kind) {
+        (false, _) => Some("it is outdated and does not serve"),
+        (true, UpdateType::Rolling) => Some("it is outdated"),
+        (true, UpdateType::OnDelete) => None,
+    }
+}
+
+/// Why the volume claim must not be used, if so: a new Hub never starts on another hub's volume by accident.
+pub fn claim_problem(hub: &Hub, claim: Option<&PersistentVolumeClaim>) -> Option<String> {
+    let claim = claim?;
+    let made_for = claim.labels().get(HUB_UID)?;
+    if Some(made_for) == hub.uid().as_ref() {
+        return None;
+    }
+    let name = claim.name_any();
+    match (claim.labels().get(HUB_ID), &hub.spec.restore_from) {
+        (Some(id), Some(from)) if *id == from.hub_id => None,
+        (Some(id), _) => Some(format!(
+            "volume claim {name} holds hub {id}, which was here before: set spec.restoreFrom.hubId to {id} to take it up, or delete the claim"
+        )),
+        (None, _) => Some(format!(
+            "volume claim {name} was made for a Hub that was here before and never served: delete the claim, or give this Hub another name"
+        )),
+    }
+}
+
+/// Why a pod does not serve, as far as the cluster says: one word and a sentence.
+pub fn trouble(pod: &Pod) -> Option<(&'static str, String)> {
+    if is_ready(pod) {
+        return None;
+    }
+    let status = pod.status.as_ref()?;
+    let unscheduled =
+        status.conditions.iter().flatten().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+    if let Some(condition) = unscheduled {
+        let why = condition.message.clone().unwrap_or_default();
+        return Some(("Unschedulable", format!("no node takes pod {}: {why}", pod.name_any())));
+    }
+    let containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+    containers.into_iter().find_map(|container| container_trouble(pod, container))
+}
+
+fn container_trouble(pod: &Pod, container: &ContainerStatus) -> Option<(&'static str, String)> {
+    let state = container.state.as_ref()?;
+    let ended = |end: &k8s_openapi::api::core::v1::ContainerStateTerminated| {
+        let said = end.message.as_deref().unwrap_or("it said nothing").trim().lines().last().unwrap_or_default().to_owned();
+        format!("{} ended with code {}: {}", container.name, end.exit_code, shortened(&said))
+    };
+    if let Some(waiting) = &state.waiting {
+        let message = waiting.message.clone().unwrap_or_default();
+        return match waiting.reason.as_deref().unwrap_or_default() {
+            "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
+                Some(("ImageNotPulled", format!("image {} cannot be pulled: {message}", container.image)))
+            }
+            "CreateContainerConfigError" | "CreateContainerError" => {
+                Some(("ConfigurationMissing", format!("{}: {message}", pod.name_any())))
+            }
+            "CrashLoopBackOff" => {
+                let last = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+                Some(("BrokerFails", last.map_or(message, ended)))
+            }
+            _ => None,
+        };
+    }
+    state.terminated.as_ref().filter(|end| end.exit_code != 0).map(|end| ("BrokerFails", ended(end)))
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(600).collect()
+}

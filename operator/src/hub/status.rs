@@ -1,0 +1,201 @@
+//! A hub's status: what was seen and measured, never what was wished. Pure but for [`Measured::gather`].
+
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use kube::runtime::events::EventType;
+use tidegate_crd::status::{BrokerStatus, ListenerStatus};
+use tidegate_crd::{Hub, HubStatus};
+
+use super::labels::{BROKER_ID, Names, selector};
+use super::{Found, pods};
+use crate::catalog::LinkState;
+use crate::catalog::link::{HubKey, HubNumbers};
+use crate::conditions::{self, Wanted};
+use crate::context::Context;
+
+/// Names of detached topics that a status carries at most.
+const MOST_DETACHED: usize = 100;
+
+/// What was seen of a hub.
+#[derive(Clone, Debug, Default)]
+pub struct Measured {
+    /// Whether the broker's pod is ready.
+    pub ready: bool,
+    /// Whether there is a pod at all.
+    pub has_pod: bool,
+    /// Whether the pod is of the newest template.
+    pub up_to_date: bool,
+    /// Why the pod does not serve.
+    pub trouble: Option<(&'static str, String)>,
+    /// What keeps the objects from being as they should.
+    pub problems: Vec<String>,
+    /// How the link stands.
+    pub link: Option<LinkState>,
+    /// The hub's numbers.
+    pub numbers: Option<HubNumbers>,
+    /// Topics that the hub has.
+    pub topics: Option<usize>,
+    /// Topics whose object has gone.
+    pub detached: Vec<String>,
+}
+
+impl Measured {
+    /// Looks at everything.
+    pub fn gather(ctx: &Context, key: &HubKey, found: &Found, problems: Vec<String>) -> Measured {
+        let link = ctx.links.get(key);
+        let known = link.as_ref().and_then(|link| link.synced(|mirror| (mirror.living(), mirror.detached(MOST_DETACHED))));
+        let revision = found.workload.as_ref().and_then(|workload| workload.status.as_ref()?.update_revision.clone());
+        let pod_revision = found.pod.as_ref().and_then(|pod| pod.labels().get("controller-revision-hash").cloned());
+        Measured {
+            ready: found.pod.as_ref().is_some_and(pods::is_ready),
+            has_pod: found.pod.is_some(),
+            up_to_date: pod_revision.is_some() && pod_revision == revision,
+            trouble: found.pod.as_ref().and_then(pods::trouble),
+            problems,
+            link: link.as_ref().map(|link| link.state()),
+            numbers: link.as_ref().and_then(|link| link.numbers()),
+            topics: known.as_ref().map(|(topics, _)| *topics),
+            detached: known.map(|(_, detached)| detached).unwrap_or_default(),
+        }
+    }
+
+    fn is_linked(&self) -> bool {
+        matches!(self.link, Some(LinkState::Synced { .. }))
+    }
+
+    /// Whether nothing is on its way.
+    pub fn is_settled(&self) -> bool {
+        self.ready && self.up_to_date && self.is_linked() && self.problems.is_empty()
+    }
+}
+
+/// The status of a hub.
+pub fn status_of(hub: &Hub, seen: &Measured, now: Timestamp) -> HubStatus {
+    let old = hub.status.clone().unwrap_or_default();
+    let names = Names::of(hub);
+    let generation = hub.metadata.generation;
+    let namespace = hub.namespace().unwrap_or_default();
+    let listeners: Vec<ListenerStatus> = hub
+        .spec
+        .listeners
+        .iter()
+        .enumerate()
+        .map(|(index, listener)| ListenerStatus {
+            name: listener.name.clone(),
+            address: format!("{}.{namespace}.svc:{}", names.listener(index, &listener.name), listener.port),
+        })
+        .collect();
+    let hub_id = match &seen.link {
+        Some(LinkState::Synced { hub_id }) => Some(hub_id.to_string()),
+        _ => old.hub_id.clone(),
+    };
+    let select: Vec<String> = selector(hub).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    HubStatus {
+        observed_generation: generation,
+        hub_id,
+        replicas: i32::from(seen.has_pod),
+        ready_replicas: i32::from(seen.ready),
+        selector: Some(select.join(",")),
+        address: listeners.first().map(|listener| listener.address.clone()),
+        listeners,
+        brokers: vec![BrokerStatus {
+            id: BROKER_ID.cast_signed(),
+            pod: names.pod(),
+            volume_claim: names.workload(),
+            state: match (seen.has_pod, seen.ready) {
+                (false, _) => "Missing",
+                (true, false) => "NotReady",
+                (true, true) => "Ready",
+            }
+            .to_owned(),
+            message: seen.trouble.as_ref().map(|(_, message)| message.clone()),
+        }],
+        topics: seen.topics.map(|topics| u32::try_from(topics).unwrap_or(u32::MAX)).or(old.topics),
+        detached_topics: if seen.is_linked() { seen.detached.clone() } else { old.detached_topics.clone() },
+        pending_deletions: old.pending_deletions.clone(),
+        conditions: conditions::merge(&old.conditions, &wanted(hub, seen), generation, now),
+    }
+}
+
+fn wanted(hub: &Hub, seen: &Measured) -> Vec<Wanted> {
+    let linked = seen.is_linked();
+    let trouble = degradation(seen);
+    let (ready, reason, message) = match &trouble {
+        Some((reason, message)) => (false, *reason, message.clone()),
+        None if hub.spec.paused => (seen.ready, "Paused", "spec.paused is true: changes wait".to_owned()),
+        None if !seen.has_pod => (false, "BrokerStarting", "the broker's pod is not there yet".to_owned()),
+        None if !seen.ready => (false, "BrokerStarting", "the broker does not serve yet".to_owned()),
+        None if !linked => (false, "CatalogUnknown", why_unlinked(seen)),
+        None => (true, "Serving", "all is as the object says".to_owned()),
+    };
+    let progressing = !seen.problems.is_empty() || !seen.up_to_date || !seen.ready;
+    let mut conditions = vec![
+        Wanted::new("Ready", Some(ready && linked), if ready && !linked { "CatalogUnknown" } else { reason }, message),
+        if seen.ready {
+            Wanted::new("Available", Some(true), "BrokerReady", "clients are served")
+        } else {
+            Wanted::new("Available", Some(false), "NoBroker", "no broker serves")
+        },
+        if progressing {
+            Wanted::new("Progressing", Some(true), "Changing", "pods or volumes are not yet as they should be")
+        } else {
+            Wanted::new("Progressing", Some(false), "Settled", "")
+        },
+        match trouble {
+            Some((reason, message)) => Wanted::new("Degraded", Some(true), reason, message),
+            None => Wanted::new("Degraded", Some(false), "AsExpected", ""),
+        },
+    ];
+    conditions.push(match seen.numbers.filter(|_| linked) {
+        Some(HubNumbers { tier_unavailable: false, .. }) => Wanted::new("TierAvailable", Some(true), "Reached", ""),
+        Some(_) => Wanted::new(
+            "TierAvailable",
+            Some(false),
+            "Unreachable",
+            "the object store cannot be reached or refuses: records stay on the brokers' disks until it can; see the brokers' logs",
+        ),
+        None => Wanted::new("TierAvailable", None, "NotMeasured", "no broker has said yet"),
+    });
+    conditions
+}
+
+/// What somebody has to look at.
+fn degradation(seen: &Measured) -> Option<(&'static str, String)> {
+    if let Some(problem) = seen.problems.first() {
+        let reason = if problem.contains("restoreFrom") || problem.contains("never served") {
+            "VolumeOfAnotherHub"
+        } else {
+            "VolumeNotChanged"
+        };
+        return Some((reason, seen.problems.join("; ")));
+    }
+    match &seen.link {
+        Some(LinkState::Fenced) => {
+            return Some(("OperatedElsewhere", "another operator took the hub over; it is left alone for a minute".to_owned()));
+        }
+        Some(LinkState::WrongHub { message }) => {
+            return Some(("HubChanged", format!("the broker belongs to another hub: {message}")));
+        }
+        _ => {}
+    }
+    seen.trouble.clone()
+}
+
+fn why_unlinked(seen: &Measured) -> String {
+    match &seen.link {
+        Some(LinkState::Down { why, .. }) => format!("the broker serves, and the operator cannot reach it: {why}"),
+        _ => "the operator is connecting to the broker".to_owned(),
+    }
+}
+
+/// What is worth an Event: readiness turned, or the reason of a degradation.
+pub fn turned(old: &HubStatus, new: &HubStatus) -> Option<(EventType, String, String)> {
+    let find = |status: &HubStatus, kind: &str| status.conditions.iter().find(|condition| condition.type_ == kind).cloned();
+    let (was, is) = (find(old, "Degraded"), find(new, "Degraded")?);
+    if is.status == "True" && was.is_none_or(|was| was.status != "True" || was.reason != is.reason) {
+        return Some((EventType::Warning, is.reason, is.message));
+    }
+    let (was, is) = (find(old, "Ready"), find(new, "Ready")?);
+    let turned = was.is_none_or(|was| was.status != is.status);
+    (turned && is.status == "True").then_some((EventType::Normal, "Ready".to_owned(), is.message))
+}

@@ -1,0 +1,113 @@
+//! The command `tidegate-operator`: runs the operator, prints the CustomResourceDefinitions, releases objects.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use tidegate_operator::catalog::PodNetwork;
+use tidegate_operator::controller::{Parts, lead};
+use tidegate_operator::lease::{self, Election};
+use tidegate_operator::settings::Settings;
+use tidegate_operator::{client, http, key, release, telemetry};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Tidegate's Kubernetes operator.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    telemetry: telemetry::TelemetrySettings,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print the CustomResourceDefinitions as YAML.
+    Crds,
+    /// Take our finalizers and claims off all objects, so that the operator can be uninstalled. Deletes nothing.
+    Release,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    if matches!(arguments.command, Some(Command::Crds)) {
+        let files: Vec<String> = tidegate_crd::generate::files().into_iter().map(|(_, text)| text).collect();
+        print!("{}", files.join("---\n"));
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("cannot start")?;
+    runtime.block_on(async {
+        let telemetry = telemetry::start(&arguments.telemetry)?;
+        let outcome = match arguments.command {
+            Some(Command::Release) => release_all(&arguments.settings).await,
+            _ => run(arguments.settings).await,
+        };
+        telemetry.shutdown();
+        outcome
+    })
+}
+
+async fn release_all(settings: &Settings) -> Result<()> {
+    let client = client::connect(Arc::default()).await.context("cannot reach the API server")?;
+    let released = release::release(&client, settings.namespace.as_deref()).await.context("cannot release objects")?;
+    println!("released {released} objects");
+    Ok(())
+}
+
+async fn run(mut settings: Settings) -> Result<()> {
+    let health = http::Health::default();
+    let stop = CancellationToken::new();
+    let listener = tokio::net::TcpListener::bind(settings.metrics_listen)
+        .await
+        .with_context(|| format!("cannot listen on --metrics-listen {}", settings.metrics_listen))?;
+    tokio::spawn(http::serve(health.clone(), listener, stop.clone()));
+    tokio::spawn(stop_at_signal(stop.clone()));
+    let client = client::connect(Arc::clone(&health.metrics)).await.context("cannot find the API server")?;
+    let identity = lease::identity(&settings);
+    settings.identity = identity.to_string();
+    tracing::info!(%identity, lease = settings.installation(), "waiting for the Lease");
+    let mut election = Election::new(client.clone(), &settings, &identity);
+    if stop.run_until_cancelled(election.acquire(&health.ready)).await.is_none() {
+        return Ok(());
+    }
+    health.ready.store(true, Ordering::Relaxed);
+    health.metrics.leading(true);
+    tracing::info!("leading");
+    let leading = stop.child_token();
+    let keeper = tokio::spawn(election.keep(leading.clone()));
+    let key = key::load_or_make(&client, &settings).await.context("cannot read or make the key that signs calls to brokers")?;
+    let parts = Parts {
+        client: client.clone(),
+        settings: settings.clone(),
+        network: Arc::new(PodNetwork),
+        key: Arc::new(key),
+        metrics: Arc::clone(&health.metrics),
+    };
+    lead(parts, leading.clone()).await;
+    let _ = keeper.await;
+    let was_told = stop.is_cancelled();
+    stop.cancel();
+    if was_told {
+        Election::release(client, &settings, &identity).await;
+        return Ok(());
+    }
+    anyhow::bail!("the Lease was lost: ending, so that a new process begins anew")
+}
+
+async fn stop_at_signal(stop: CancellationToken) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return;
+    };
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = stop.cancelled() => {}
+    }
+    stop.cancel();
+}

@@ -1,0 +1,9 @@
+//! The operator against a real API server and real brokers.
+#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, reason = "tests use real files")]
+
+mod bed;
+mod faults;
+mod matrix;
+mod scale;
+mod schema;

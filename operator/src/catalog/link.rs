@@ -48,7 +48,7 @@ const FENCED_FOR: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub enum Told {
     /// A topic or tombstone changed.
-    Changed(HubKey, Entry),
+    Changed(HubKey, Box<Entry>),
     /// The whole catalog is known.
     Synced(HubKey),
     /// The hub cannot be reached any more.
@@ -383,7 +383,7 @@ impl Link {
             }
             let is_news = self.mirror.write().put(entry.clone());
             if is_news && named.is_none() {
-                self.tell(Told::Changed(self.key.clone(), entry)).await;
+                self.tell(Told::Changed(self.key.clone(), Box::new(entry))).await;
             }
         }
         CallError::Unreachable

@@ -47,7 +47,7 @@ pub struct Found {
 /// Brings one hub and its objects together.
 pub async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Action, Error> {
     ctx.metrics.reconciled("Hub");
-    let key = hub_key(&*hub);
+    let key = hub_key(&hub);
     if hub.metadata.deletion_timestamp.is_some() {
         ctx.links.remove(&key);
         return Ok(Action::await_change());

@@ -81,7 +81,7 @@ impl<'a> Work<'a> {
             return self.plan(HubView::Going, false, waited);
         }
         let unknown = |why: &str, is_long| self.plan(HubView::Unknown { why, is_long }, hub.spec.paused, waited);
-        let Some(link) = self.ctx.links.get(&hub_key(&*hub)) else { return unknown("connecting", false) };
+        let Some(link) = self.ctx.links.get(&hub_key(&hub)) else { return unknown("connecting", false) };
         if let Some(next) = link.synced(|mirror| self.plan(HubView::Known(mirror), hub.spec.paused, waited)) {
             return next;
         }
@@ -156,7 +156,7 @@ impl<'a> Work<'a> {
 
     /// Steps that go to the brokers.
     async fn call(&mut self, next: Next) -> Result<Option<Action>, Error> {
-        let link = self.hub().and_then(|hub| self.ctx.links.get(&hub_key(&*hub)));
+        let link = self.hub().and_then(|hub| self.ctx.links.get(&hub_key(&hub)));
         let Some(link) = link else { return Ok(Some(Action::requeue(LOOK_AGAIN))) };
         let mine = plan::identity(&self.object);
         let bound: v1::BoundObject = mine.clone().into();
@@ -368,7 +368,7 @@ pub fn status_of(report: &Report, old: &TopicStatus, generation: Option<i64>, no
         Readiness::NotReady => Some(false),
         Readiness::Unknown => None,
     };
-    let degraded = report.degraded.then(|| (report.reason, report.message.clone())).unwrap_or(("AsExpected", String::new()));
+    let degraded = if report.degraded { (report.reason, report.message.clone()) } else { ("AsExpected", String::new()) };
     let mut wanted = vec![
         Wanted::new("Ready", ready, report.reason, report.message.clone()),
         Wanted::new("Degraded", Some(report.degraded), degraded.0, degraded.1),

@@ -107,7 +107,7 @@ pub async fn serve_with(settings: BrokerSettings, env: Env, store: Arc<dyn Objec
     let (client, operator) = grpc::serve(Arc::clone(&edge), client, operator, &stop)
         .await
         .map_err(|source| ServeError::Listen { listener: "client", address: client_addr, source })?;
-    let http = http::serve(hub.clone(), http, stop.clone());
+    let http = http::serve(hub.clone(), edge.env.clone(), http, stop.clone());
     tracing::info!(hub = %hub.id(), client = %client.address, operator = %operator.address, http = %http_addr, "serving");
     Ok(RunningBroker {
         client_addr: client.address,

@@ -301,3 +301,31 @@ async fn two_thousand_connections_are_served_and_one_more_is_refused() {
     .await;
     broker.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_port_for_probes_waits_for_nobodys_headers_and_takes_few_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let (broker, channel) = start(settings(directory.path())).await;
+    let probe = async || {
+        String::from_utf8(told(broker.http_addr, b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await).unwrap()
+    };
+    let mut open = Vec::new();
+    for _ in 0..128 {
+        let mut stream = TcpStream::connect(broker.http_addr).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nX-Slow: ").await.unwrap();
+        open.push(stream);
+    }
+    until("the port is full", async || probe().await.is_empty()).await;
+    assert!(counted(&broker, "128 connections of listeners.http"));
+    let begun = Instant::now();
+    let mut slow = open.pop().unwrap();
+    rest(&mut slow).await;
+    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
+    until("others are answered again", async || probe().await.starts_with("HTTP/1.1 200")).await;
+    let heavy = [b"GET /livez HTTP/1.1\r\nX-Heavy: ".as_slice(), &[b'h'; 200_000], b"\r\n\r\n"].concat();
+    let answer = told(broker.http_addr, &heavy).await;
+    assert!(!answer.starts_with(b"HTTP/1.1 200"), "headers of 200 kB are refused");
+    serves(&channel).await;
+    drop(open);
+    broker.shutdown().await;
+}

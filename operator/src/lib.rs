@@ -11,6 +11,7 @@ pub mod controller;
 pub mod error;
 pub mod http;
 pub mod hub;
+pub mod install;
 pub mod key;
 pub mod lease;
 pub mod metrics;

@@ -9,7 +9,7 @@ use tidegate_operator::catalog::PodNetwork;
 use tidegate_operator::controller::{Parts, lead};
 use tidegate_operator::lease::{self, Election};
 use tidegate_operator::settings::Settings;
-use tidegate_operator::{client, http, key, release, telemetry};
+use tidegate_operator::{client, http, install, key, release, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -28,14 +28,27 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Print the CustomResourceDefinitions as YAML.
-    Crds,
+    Crds {
+        /// Bring the installed ones up to date instead.
+        #[arg(long)]
+        apply: bool,
+    },
     /// Take our finalizers and claims off all objects, so that the operator can be uninstalled. Deletes nothing.
-    Release,
+    Release {
+        /// First scale this Deployment (the operator's) to nothing and wait for its end.
+        #[arg(long, value_name = "NAMESPACE/NAME", value_parser = deployment)]
+        stop: Option<(String, String)>,
+    },
+}
+
+fn deployment(text: &str) -> Result<(String, String), String> {
+    let (namespace, name) = text.split_once('/').ok_or("must be NAMESPACE/NAME")?;
+    Ok((namespace.to_owned(), name.to_owned()))
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    if matches!(arguments.command, Some(Command::Crds)) {
+    if matches!(arguments.command, Some(Command::Crds { apply: false })) {
         let files: Vec<String> = tidegate_crd::generate::files().into_iter().map(|(_, text)| text).collect();
         print!("{}", files.join("---\n"));
         return Ok(());
@@ -44,7 +57,8 @@ fn main() -> Result<()> {
     runtime.block_on(async {
         let telemetry = telemetry::start(&arguments.telemetry)?;
         let outcome = match arguments.command {
-            Some(Command::Release) => release_all(&arguments.settings).await,
+            Some(Command::Release { stop }) => release_all(&arguments.settings, stop).await,
+            Some(Command::Crds { .. }) => apply_definitions().await,
             _ => run(arguments.settings).await,
         };
         telemetry.shutdown();
@@ -52,8 +66,19 @@ fn main() -> Result<()> {
     })
 }
 
-async fn release_all(settings: &Settings) -> Result<()> {
+async fn apply_definitions() -> Result<()> {
     let client = client::connect(Arc::default()).await.context("cannot reach the API server")?;
+    for name in install::apply_definitions(&client).await.context("cannot bring the definitions up to date")? {
+        println!("{name} is up to date");
+    }
+    Ok(())
+}
+
+async fn release_all(settings: &Settings, stop: Option<(String, String)>) -> Result<()> {
+    let client = client::connect(Arc::default()).await.context("cannot reach the API server")?;
+    if let Some((namespace, name)) = stop {
+        install::stop(&client, &namespace, &name).await.context("cannot stop the operator")?;
+    }
     let released = release::release(&client, settings.namespace.as_deref()).await.context("cannot release objects")?;
     println!("released {released} objects");
     Ok(())

@@ -15,12 +15,22 @@ pub fn files() -> Vec<(&'static str, String)> {
 
 /// One definition as YAML. A null in a field is dropped by the API server instead of being kept, since nothing here means it.
 pub fn yaml(crd: &CustomResourceDefinition) -> String {
+    let value = plain(crd);
+    format!("{HEADER}{}", serde_yaml_ng::to_string(&value).expect("JSON is YAML"))
+}
+
+/// All definitions as plain data, as they are applied.
+pub fn definitions() -> Vec<Value> {
+    [Hub::crd(), Topic::crd()].iter().map(plain).collect()
+}
+
+fn plain(crd: &CustomResourceDefinition) -> Value {
     let mut value = serde_json::to_value(crd).expect("a definition is plain data");
     tidy(&mut value);
     if let Some(object) = value.as_object_mut() {
         object.remove("status");
     }
-    format!("{HEADER}{}", serde_yaml_ng::to_string(&value).expect("JSON is YAML"))
+    value
 }
 
 fn tidy(value: &mut Value) {

@@ -20,6 +20,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tidegate_crd::{Hub, Management, Topic, TopicStatus};
 use tidegate_model::TopicUid;
+use tidegate_proto::errors::Reason;
 use tidegate_proto::operator::v1 as wire;
 use tidegate_proto::v1;
 
@@ -215,17 +216,14 @@ impl<'a> Work<'a> {
         match outcome {
             Ok(()) => self.event(EventType::Normal, reason, &what).await,
             Err(error) if error.is_outdated() => {}
-            Err(error) if error.is_temporary() || error.is_fenced() => return Err(Error::Call(error)),
-            Err(CallError::Refused(failure)) => {
+            Err(CallError::Refused(failure)) if !failure.is_retryable() && failure.reason != Reason::OperatorFenced => {
                 let report = Report::problem("Refused", format!("the hub refused: {}", failure.message));
                 self.report(&report).await?;
                 return Ok(Some(Action::requeue(REFUSED_AGAIN)));
             }
             Err(error) => return Err(Error::Call(error)),
         }
-        if reason == "Deleted" || !self.other_gone.eq(&Fact::Unknown) {
-            self.other_gone = Fact::Unknown;
-        }
+        self.other_gone = Fact::Unknown;
         Ok(None)
     }
 

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn the_same_seed_gives_the_same_history_and_another_seed_another() {
+fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
     for seed in [3, 4] {
         let first = run(seed).unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
         assert_eq!(run(seed).map_err(|failure| failure.what), Ok(first.clone()), "seed {seed} does not repeat");

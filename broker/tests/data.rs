@@ -238,3 +238,28 @@ async fn bad_requests_get_errors_that_name_what_is_wrong() {
     assert_eq!(append(&hub, "small", 0, batch(&["x"], &[1])).await.unwrap_err(), Error::ShuttingDown);
     close(hub).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_never_has_records_at_or_above_the_high_watermark_that_it_tells() {
+    let directory = tempfile::tempdir().unwrap();
+    let hub = open(settings(directory.path()), directory.path()).await;
+    create(&hub, "events", 1).await;
+    let writer = {
+        let hub = hub.clone();
+        tokio::spawn(async move {
+            for number in 0..1500 {
+                say(&hub, "events", 0, &number.to_string()).await;
+            }
+        })
+    };
+    // A reader at the end looks at the marks while the writer raises them.
+    let at = PartitionRef::new("events", 0);
+    let mut next = Offset(0);
+    while !writer.is_finished() {
+        let fetched = hub.read(&at, next, 1 << 20).await.unwrap();
+        assert!(fetched.next <= fetched.marks.high_watermark, "{:?} was served of {:?}", fetched.next, fetched.marks);
+        next = fetched.next;
+    }
+    writer.await.unwrap();
+    close(hub).await;
+}

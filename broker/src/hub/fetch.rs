@@ -186,7 +186,7 @@ impl Hub {
             Ok(tail) => {
                 let chunks: Vec<Bytes> = tail.batches.iter().flat_map(|batch| batch.chunks()).collect();
                 self.inner.metrics.fetched.get_or_create(&SourceLabels { source: "tail" }).inc_by(tail.bytes as u64);
-                Ok(Fetched { chunks, bytes: tail.bytes, next: tail.next, marks })
+                Ok(Fetched { chunks, bytes: tail.bytes, next: tail.next, marks: marks.reaching(tail.next) })
             }
             // Below the tail it is in the tier; out of range means that the marks moved since they were read.
             Err(ReadError::BelowTail { .. } | ReadError::OutOfRange { .. }) => Err(Missed::Moved),
@@ -201,7 +201,7 @@ impl Hub {
             self.inner.reader.read(&object, &place, from, max_bytes).await.map_err(|error| Missed::Failed(tier_error(error)))?;
         let bytes = read.batches.iter().map(Bytes::len).sum();
         self.inner.metrics.fetched.get_or_create(&SourceLabels { source: "tier" }).inc_by(bytes as u64);
-        Ok(Fetched { chunks: read.batches, bytes, next: read.next, marks })
+        Ok(Fetched { chunks: read.batches, bytes, next: read.next, marks: marks.reaching(read.next) })
     }
 
     /// The range in the tier that holds an offset.

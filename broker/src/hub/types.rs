@@ -113,6 +113,14 @@ pub struct Marks {
     pub epoch: LeaderEpoch,
 }
 
+impl Marks {
+    /// The marks of an answer that goes up to `next`. They were looked up before the data was, which may have grown meanwhile; what was read was
+    /// committed, so the high watermark is at least there.
+    pub(crate) fn reaching(self, next: Offset) -> Marks {
+        Marks { high_watermark: self.high_watermark.max(next), ..self }
+    }
+}
+
 /// A place in a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {

@@ -58,6 +58,16 @@ pub enum IdentityError {
         /// What is wrong.
         problem: String,
     },
+    /// The marker in the object store is damaged, or came damaged over the network.
+    #[error(
+        "the object `{key}`, which says whose hub the object store's prefix is, cannot be read ({problem}): nothing on this volume is wrong; look at the store, or restore the object"
+    )]
+    DamagedMarker {
+        /// Its key.
+        key: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// Written by a newer build.
     #[error("{place} has format {found} and this build knows up to {FORMAT}: run the newer build")]
     Newer {
@@ -224,7 +234,7 @@ pub(crate) async fn marker(store: &Arc<dyn ObjectStore>, key: &str) -> Result<Op
     match store.get(key).await {
         Ok(text) => parse(&text).map(Some).map_err(|problem| match problem {
             Problem::Newer(found) => IdentityError::Newer { place: key.to_owned(), found },
-            Problem::Damaged(problem) => IdentityError::Damaged { path: PathBuf::from(key), problem },
+            Problem::Damaged(problem) => IdentityError::DamagedMarker { key: key.to_owned(), problem },
         }),
         Err(StoreError::NotFound { .. }) => Ok(None),
         Err(source) => Err(IdentityError::Store { source }),
@@ -239,7 +249,7 @@ pub(crate) async fn claim(store: &Arc<dyn ObjectStore>, keys: &Keys, identity: &
         return judge(&found, identity);
     }
     let text = serde_json::to_vec_pretty(&ours)
-        .map_err(|error| IdentityError::Damaged { path: PathBuf::from(&key), problem: error.to_string() })?;
+        .map_err(|error| IdentityError::DamagedMarker { key: key.clone(), problem: error.to_string() })?;
     match store.put(&key, vec![Bytes::from(text)], PutMode::CreateOnly).await {
         Ok(_) => Ok(()),
         // Somebody was quicker, or our own first try arrived although it seemed to fail.

@@ -126,3 +126,31 @@ async fn a_hub_is_rebuilt_from_its_bucket_alone_and_says_what_is_lost() {
         close(hub).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_marker_in_the_store_keeps_a_new_hub_out_but_not_one_that_has_its_volume() {
+    let directory = tempfile::tempdir().unwrap();
+    // Held to the end: the folder is locked as long as some hub's last task has it.
+    let shared = store(directory.path()).await;
+    let hub = open(untiered(directory.path()), directory.path()).await;
+    create(&hub, "events", 1).await;
+    say(&hub, "events", 0, "kept").await;
+    close(hub).await;
+    let marker = directory.path().join("store/hub.json");
+    let whole = std::fs::read(&marker).unwrap();
+    std::fs::write(&marker, &whole[..whole.len() / 2]).unwrap();
+
+    // Its own volume says what it needs to know; nothing goes to the store until the marker is whole again.
+    let hub = open(untiered(directory.path()), directory.path()).await;
+    assert_eq!(say(&hub, "events", 0, "and goes on").await, Offset(1));
+    close(hub).await;
+
+    // An empty volume cannot know whose the prefix is. The advice is about the store, and never to empty a directory.
+    let other = tempfile::tempdir().unwrap();
+    let error = refusal(
+        tidegate_broker::Hub::open(untiered(other.path()), &tidegate_broker::settings::Limits::default(), &Env::real(), shared)
+            .await,
+    );
+    let text = error.to_string();
+    assert!(matches!(error, IdentityError::DamagedMarker { .. }) && !text.contains("empty the directory"), "{text}");
+}

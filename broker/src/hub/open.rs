@@ -167,6 +167,9 @@ async fn identify(
         Err(IdentityError::Store { source }) if identity.bootstrapped => {
             tracing::warn!(%source, "the object store cannot be reached: starting without it");
         }
+        Err(error @ IdentityError::DamagedMarker { .. }) if identity.bootstrapped => {
+            tracing::warn!("{error}: starting without the object store");
+        }
         other => other?,
     }
     Ok((held, identity))

@@ -70,11 +70,42 @@ impl Threads for RealThreads {
     fn blocking(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
         let handle = tokio::task::spawn_blocking(work);
         Box::pin(async move {
-            if let Err(error) = handle.await
-                && error.is_panic()
-            {
-                std::panic::resume_unwind(error.into_panic());
+            match handle.await {
+                Ok(()) => {}
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                // The runtime ends and has not begun the work. Whoever waits for it ends with the runtime.
+                Err(_cancelled) => std::future::pending().await,
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests wait for real")]
+
+    use std::time::Duration;
+
+    #[test]
+    fn work_that_an_ending_runtime_does_not_begin_is_waited_for_in_vain_but_without_a_panic() {
+        let ending = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let handle = ending.handle().clone();
+        ending.shutdown_background();
+        let entered = handle.enter();
+        let env = crate::Env::real();
+        let work = env.run_blocking(|| 1);
+        drop(entered);
+        let other = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        // The work is handed over with the first poll, in the context of the runtime that has ended.
+        let waited = other.block_on(async {
+            let mut work = std::pin::pin!(work);
+            let first = {
+                let _entered = handle.enter();
+                futures::poll!(work.as_mut())
+            };
+            assert!(first.is_pending());
+            tokio::time::timeout(Duration::from_millis(100), work).await
+        });
+        assert!(waited.is_err());
     }
 }

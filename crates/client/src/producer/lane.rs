@@ -202,6 +202,7 @@ impl Lane {
     pub(super) fn stream_broke(&mut self) {
         while let Some(mut batch) = self.in_flight.pop_back() {
             batch.may_be_stored = true;
+            batch.answer_lost = true;
             self.pending.push_front(batch);
         }
         while let Some(batch) = self.refused.pop_back() {
@@ -222,7 +223,8 @@ impl Lane {
             let Some(batch) = self.pending.pop_front() else { break };
             self.wants_identity |= batch.stamp.is_some();
             let last = batch.last_failure.as_ref().map_or("no answer", |failure| &failure.message).to_owned();
-            let error = Error::DeliveryTimeout { after: timeout, may_be_stored: batch.may_be_stored, last };
+            let may_be_stored = batch.may_be_stored || batch.answer_lost;
+            let error = Error::DeliveryTimeout { after: timeout, may_be_stored, last };
             decided.push((batch, Err(error)));
         }
         decided
@@ -288,5 +290,50 @@ mod advance_tests {
         assert_eq!(advance(0, 10), 10);
         assert_eq!(advance(i32::MAX, 1), 0);
         assert_eq!(advance(i32::MAX - 1, 3), 1);
+    }
+}
+
+#[cfg(test)]
+mod expiry_tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Arc;
+
+    use tidegate_model::{BatchBuilder, Compression, ProducerEpoch, ProducerId, TimestampMs};
+
+    use super::super::batch::Body;
+    use super::super::delivery::Outcome;
+    use super::*;
+
+    /// The first try may still wait within a hub that is slow, and be stored behind the second one's refusal.
+    #[test]
+    fn a_batch_whose_answer_was_lost_may_be_stored_whatever_a_later_try_was_told() {
+        let now = Instant::now();
+        let mut builder = BatchBuilder::new(Compression::None);
+        builder.push(TimestampMs(1), None, Some(b"x"), &[]);
+        let batch = Batch {
+            id: 1,
+            records: 1,
+            charge: 1,
+            deadline: now + Duration::from_secs(1),
+            outcome: Arc::new(Outcome::new(Arc::from("t"), 0)),
+            body: Some(Body::Building(Box::new(builder))),
+            stamp: None,
+            request_id: 0,
+            attempts: 0,
+            may_be_stored: false,
+            answer_lost: false,
+            last_failure: None,
+        };
+        let identity = Some(Identity { id: ProducerId(1), epoch: ProducerEpoch(0) });
+        let mut lane = Lane::new(true);
+        lane.push(batch);
+        assert!(lane.next_frame(1, 1, identity, now).is_some());
+        lane.stream_broke();
+        assert!(lane.next_frame(2, 1, identity, now).is_some());
+        let refused = Err(Failure::new(Reason::OutOfSequence, "an earlier batch is missing"));
+        assert!(lane.answered(2, refused, now, &Backoff::default()).decided.is_empty());
+        let expired = lane.expire(now + Duration::from_secs(2), Duration::from_secs(1));
+        assert!(matches!(expired[0].1, Err(Error::DeliveryTimeout { may_be_stored: true, .. })), "{:?}", expired[0].1);
     }
 }

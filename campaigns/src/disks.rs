@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use rustix::ioctl::{Setter, ioctl, opcode};
 
 /// Why such disks cannot be made here, or `None` if they can.
@@ -140,15 +140,6 @@ impl MemoryDisk {
     /// Where it is mounted.
     pub fn path(&self) -> &Path {
         &self.mount
-    }
-
-    /// Makes it larger or smaller.
-    ///
-    /// # Errors
-    /// If it holds more already.
-    pub fn resize(&self, bytes: u64) -> Result<()> {
-        ensure!(bytes > 0, "a file system of 0 bytes has no limit");
-        succeed("mount", &["-o", &format!("remount,size={bytes}"), text(&self.mount)?]).map(drop)
     }
 }
 

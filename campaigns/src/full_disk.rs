@@ -6,18 +6,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rand::RngExt;
-use tidegate_client::proto::v1;
-use tidegate_client::proto::v1::producer_service_client::ProducerServiceClient;
-use tidegate_client::{Client, Failure, Reason, Start};
+use tidegate_client::{Failure, Reason};
 
 use crate::disks::{self, MemoryDisk};
 use crate::hub::{HubSetup, PATIENCE, fill};
+use crate::probe::Probe;
 use crate::run::{Load, Options, Run, Summary};
 
 /// Rounds of a full run.
 const ROUNDS: u32 = 20;
 const DISK_BYTES: u64 = 192 << 20;
-const PROBE: &str = "full-disk-probe";
 
 /// Runs the campaign; `None`, with the reason printed, where such disks cannot be made.
 ///
@@ -37,20 +35,20 @@ pub async fn run(options: &Options) -> Result<Option<Summary>> {
     setup.set("hub.wal.budget_bytes", 1 << 30);
     let (mut hub, _) = setup.start(&[]).await?;
     let mut load = Load::start(&run, &setup).await?;
-    make_probe(&load.client).await?;
+    let probe = Probe::make(&load.client, "full-disk-probe").await?;
     while run.goes_on() {
         let place = format!("round {} (seed {})", run.done + 1, run.seed);
         load.progress(100).await.with_context(|| place.clone())?;
         load.recorder.note("the disk fills up");
         let filler = disk.path().join("filler");
-        let refusal = refused(&mut load, &filler).await.with_context(|| place.clone())?;
+        let refusal = refused(&mut load, &probe, &filler).await.with_context(|| place.clone())?;
         ensure!(refusal.is_retryable(), "{place}: refused for good: {:?} {refusal}", refusal.reason);
         ensure!(
             refusal.reason == Reason::StorageFull,
             "{place}: refused as {:?}, not as STORAGE_FULL: {refusal}",
             refusal.reason
         );
-        reads_go_on(&load).await.with_context(|| format!("{place}: reading while the disk is full"))?;
+        probe.read().await.with_context(|| format!("{place}: reading while the disk is full"))?;
         load.pause(Duration::from_millis(run.random.random_range(0..1500))).await?;
         if let Some(status) = hub.has_ended()? {
             bail!("{place}: the hub ended with {status} because its disk was full:\n{}", setup.log_tail());
@@ -65,46 +63,15 @@ pub async fn run(options: &Options) -> Result<Option<Summary>> {
     Ok(Some(Summary::of(&run, &verdict, counts)))
 }
 
-async fn make_probe(client: &Client) -> Result<()> {
-    client.admin().create_topic(v1::CreateTopicRequest { name: PROBE.to_owned(), ..Default::default() }).await?;
-    Ok(())
-}
-
 /// Keeps the disk full until a record is refused.
-async fn refused(load: &mut Load, filler: &Path) -> Result<Failure> {
+async fn refused(load: &mut Load, probe: &Probe, filler: &Path) -> Result<Failure> {
     let begin = Instant::now();
     loop {
         fill(filler)?;
-        if let Err(failure) = probe(&load.client).await {
+        if let Err(failure) = probe.append(1000).await {
             return Ok(failure);
         }
         ensure!(begin.elapsed() < PATIENCE, "nothing is refused although the disk has been full for {PATIENCE:?}");
         load.pause(Duration::from_millis(10)).await?;
     }
-}
-
-/// One record without a client library that tries again.
-async fn probe(client: &Client) -> Result<(), Failure> {
-    let record = v1::Record { value: Some(vec![b'p'; 1000].into()), ..Default::default() };
-    let records = v1::RecordList { records: vec![record] };
-    let request = v1::ProduceRequest {
-        topic: PROBE.to_owned(),
-        partition: Some(0),
-        timeout_ms: 10_000,
-        payload: Some(v1::produce_request::Payload::Records(records)),
-        ..Default::default()
-    };
-    let answer = ProducerServiceClient::new(client.transport()).produce(request).await;
-    let answer = answer.map_err(|status| Failure::from_status(&status))?.into_inner();
-    match answer.results.into_iter().find_map(|result| result.error) {
-        Some(error) => Err(Failure::from(error)),
-        None => Ok(()),
-    }
-}
-
-/// A consumer from the beginning gets records at once.
-async fn reads_go_on(load: &Load) -> Result<()> {
-    let mut consumer = load.client.consumer().assign(load.topic(), Start::Earliest).build().await?;
-    let first = tokio::time::timeout(Duration::from_secs(10), consumer.next()).await.context("no record within 10 s")??;
-    first.context("the subscription ended").map(drop)
 }

@@ -46,7 +46,7 @@ impl HubSetup {
     pub fn new(binary: &Path, folder: &Path, disk: &Path) -> Result<HubSetup> {
         ensure!(binary.is_file(), "{} is missing: build it (cargo build -p tidegate) or name it by --tidegate", binary.display());
         let settings = [
-            "hub.wal.file_bytes=1048576",
+            "hub.wal.file_bytes=3145728",
             "hub.wal.budget_bytes=268435456",
             "hub.wal.control_reserve_bytes=4194304",
             "hub.tier.seal_bytes=65536",
@@ -141,7 +141,11 @@ impl HubSetup {
     }
 }
 
-fn free_port() -> Result<u16> {
+/// A port that is free now.
+///
+/// # Errors
+/// If none is found.
+pub fn free_port() -> Result<u16> {
     for _ in 0..200 {
         let port = rand::rng().random_range(PORTS);
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {

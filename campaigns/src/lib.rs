@@ -4,8 +4,15 @@
 //! operator can know: processes, files, ports, metrics. Timing is real, so a seed repeats the decisions of a campaign and not its moments.
 
 pub mod disks;
+pub mod fsync_error;
 pub mod full_disk;
 pub mod hub;
 pub mod kill9;
+pub mod minio;
+pub mod pause;
 pub mod power_cut;
+pub mod probe;
+pub mod proxy;
 pub mod run;
+pub mod soak;
+pub mod store;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tidegate_campaigns::run::{Options, Summary};
-use tidegate_campaigns::{full_disk, kill9, power_cut};
+use tidegate_campaigns::{fsync_error, full_disk, kill9, pause, power_cut, soak, store};
 
 /// Hurt a Tidegate hub and see whether it keeps its promises.
 #[derive(Debug, Parser)]
@@ -22,6 +22,16 @@ enum Campaign {
     PowerCut(Options),
     /// Fill the disk (needs root).
     FullDisk(Options),
+    /// Let fsync fail once (by strace).
+    FsyncError(Options),
+    /// Let writeback fail, below a loop device (needs root).
+    WritebackError(Options),
+    /// Let the object store misbehave (a proxy before a real MinIO).
+    Store(Options),
+    /// Stop the process and let it go on late, also at each step of tiering (with a real MinIO).
+    Pause(Options),
+    /// Full load and ten times of it for half an hour, with everything that comes and goes.
+    Soak(soak::SoakOptions),
 }
 
 fn main() -> ExitCode {
@@ -49,5 +59,10 @@ async fn run(campaign: Campaign) -> anyhow::Result<Option<Summary>> {
         Campaign::Kill9(options) => kill9::run(&options).await.map(Some),
         Campaign::PowerCut(options) => power_cut::run(&options).await,
         Campaign::FullDisk(options) => full_disk::run(&options).await,
+        Campaign::FsyncError(options) => fsync_error::run(&options).await,
+        Campaign::WritebackError(options) => fsync_error::run_writeback(&options).await,
+        Campaign::Store(options) => store::run(&options).await,
+        Campaign::Pause(options) => pause::run(&options).await,
+        Campaign::Soak(options) => soak::run(&options).await.map(Some),
     }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tidegate_checker::{Recorder, Rule, Source, Verdict};
@@ -184,6 +185,21 @@ impl Load {
         tokio::select! {
             failed = self.workload.failed() => failed.context("the workload"),
             () = tokio::time::sleep(time) => Ok(()),
+        }
+    }
+
+    /// Waits, with the workload going on, until the hub ends by itself.
+    ///
+    /// # Errors
+    /// If it does not within `limit`, or a task of the workload ends.
+    pub async fn while_ending(&mut self, hub: &mut Hub, limit: Duration) -> Result<ExitStatus> {
+        tokio::select! {
+            biased;
+            status = hub.ends(limit) => status,
+            failed = self.workload.failed() => {
+                failed.context("the workload")?;
+                bail!("the workload ended");
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use tidegate_campaigns::run::{Options, Summary};
-use tidegate_campaigns::{full_disk, kill9, power_cut};
+use tidegate_campaigns::{fsync_error, full_disk, kill9, pause, power_cut, soak, store};
 
 /// No round begins after so many seconds.
 const BUDGET: u64 = 20;
@@ -31,4 +31,29 @@ async fn nothing_is_lost_by_power_cuts() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_refuses_and_recovers() {
     full_disk::run(&slice(1)).await.unwrap().iter().for_each(good);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_fsync_ends_the_process_and_loses_nothing() {
+    fsync_error::run(&slice(1)).await.unwrap().iter().for_each(good);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failed_writeback_ends_the_process_and_loses_nothing() {
+    fsync_error::run_writeback(&slice(1)).await.unwrap().iter().for_each(good);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_misbehaves_costs_nothing() {
+    store::run(&slice(4)).await.unwrap().iter().for_each(good);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_hub_goes_on() {
+    pause::run(&slice(4)).await.unwrap().iter().for_each(good);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn overload_stays_within_its_bounds() {
+    good(&soak::slice(slice(1), 15).await.unwrap());
 }

@@ -1,0 +1,258 @@
+//! The clients of a soak, each a task that goes on until it is told to stop and counts what it does.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use tidegate_client::consumer::OffsetReset;
+use tidegate_client::proto::v1;
+use tidegate_client::{Client, ClientSettings, Error, Record, Start};
+use tokio_util::sync::CancellationToken;
+
+/// The topic of the full load, and its partitions. Every second record goes to partition 0.
+pub(super) const TOPIC: &str = "soak-load";
+pub(super) const PARTITIONS: i32 = 8;
+/// Bytes of each record.
+const RECORD_BYTES: usize = 1000;
+/// An answer that takes longer is a stall.
+const STALL: Duration = Duration::from_secs(1);
+
+/// What the clients count.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) connections: AtomicU64,
+    pub(super) topics: AtomicU64,
+    pub(super) slow_reads: AtomicU64,
+    pub(super) canary: AtomicU64,
+    /// What the load is at present.
+    pub(super) phase: Mutex<String>,
+    /// Errors that clients got, by reason.
+    pub(super) refusals: Mutex<BTreeMap<String, u64>>,
+    pub(super) stalls: Mutex<Vec<String>>,
+}
+
+impl Seen {
+    pub(super) fn refused(&self, who: &str, error: &Error) {
+        let reason = match error {
+            Error::Hub(failure) => format!("{who}: {:?}", failure.reason),
+            Error::DeliveryTimeout { .. } => format!("{who}: delivery timeout"),
+            other => format!("{who}: {other}"),
+        };
+        *self.refusals.lock().entry(reason).or_default() += 1;
+    }
+}
+
+fn add(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Sends as fast as the hub takes it.
+pub(super) async fn produce(address: String, number: u64, seen: Arc<Seen>, stop: CancellationToken) {
+    let mut random = SmallRng::seed_from_u64(number);
+    let value = Bytes::from(vec![b'l'; RECORD_BYTES]);
+    while !stop.is_cancelled() {
+        let Ok(client) = Client::connect(address.clone()).await else {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            continue;
+        };
+        let builder = client.producer().batch_bytes(64 << 10).buffer_bytes(1 << 20).delivery_timeout(Duration::from_secs(30));
+        let Ok(producer) = builder.build() else { return };
+        for sent in 0u64.. {
+            if stop.is_cancelled() {
+                break;
+            }
+            let partition = if random.random_bool(0.5) { 0 } else { random.random_range(1..PARTITIONS) };
+            match producer.send(Record::new(TOPIC).partition(partition).value(value.clone())).await {
+                // Looking at some outcomes is enough to see refusals.
+                Ok(delivery) if sent % 4096 == 4095 => {
+                    if let Err(error) = delivery.wait().await {
+                        seen.refused("producer", &error);
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    seen.refused("producer", &error);
+                    break;
+                }
+            }
+        }
+        if let Err(error) = producer.close().await {
+            seen.refused("producer", &error);
+        }
+    }
+}
+
+/// Reads a message a second through the smallest window, always far behind.
+pub(super) async fn read_slowly(address: String, seen: Arc<Seen>, stop: CancellationToken) {
+    let settings =
+        ClientSettings { stream_window_bytes: 65_535, connection_window_bytes: 65_535, ..ClientSettings::new(address) };
+    while !stop.is_cancelled() {
+        let consumer = async {
+            let client = Client::connect_with(settings.clone(), None).await?;
+            let assigned = client.consumer().assign(TOPIC, Start::Earliest).offset_reset(OffsetReset::Earliest);
+            assigned.max_message_bytes(64 << 10).build().await
+        };
+        let Ok(mut consumer) = consumer.await else {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            continue;
+        };
+        for _ in 0..60 {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                read = consumer.next_batches() => match read {
+                    Ok(_) => add(&seen.slow_reads),
+                    Err(error) => {
+                        seen.refused("slow reader", &error);
+                        break;
+                    }
+                },
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// Connects, does something short or nothing, and is gone.
+pub(super) async fn churn_connections(address: String, pause: Duration, seen: Arc<Seen>, stop: CancellationToken) {
+    let mut random = SmallRng::seed_from_u64(3);
+    let host = address.trim_start_matches("http://").to_owned();
+    while !stop.is_cancelled() {
+        let what = random.random_range(0..4);
+        let (address, host, seen) = (address.clone(), host.clone(), seen.clone());
+        tokio::spawn(async move {
+            let done = async {
+                match what {
+                    // Says nothing, or half of a greeting.
+                    0 => drop(tokio::net::TcpStream::connect(&host).await),
+                    1 => {
+                        use tokio::io::AsyncWriteExt;
+                        if let Ok(mut stream) = tokio::net::TcpStream::connect(&host).await {
+                            let _ = stream.write_all(b"PRI * HTTP/2.0\r\n").await;
+                        }
+                    }
+                    2 => drop(Client::connect(address).await?.admin().metadata(vec![TOPIC.to_owned()]).await?),
+                    _ => {
+                        let client = Client::connect(address).await?;
+                        let mut consumer = client.consumer().assign(TOPIC, Start::Latest).build().await?;
+                        consumer.poll(1, Duration::from_millis(100)).await?;
+                    }
+                }
+                Ok::<(), Error>(())
+            };
+            if let Err(error) = done.await {
+                seen.refused("short connection", &error);
+            }
+            add(&seen.connections);
+        });
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Makes a topic, fills it a little, deletes it.
+pub(super) async fn churn_topics(client: Client, seen: Arc<Seen>, stop: CancellationToken) {
+    for number in 0.. {
+        if stop.is_cancelled() {
+            return;
+        }
+        let name = format!("soak-churn-{number}");
+        let one_life = async {
+            let settings = v1::TopicSettings { partitions: Some(3), ..Default::default() };
+            let request = v1::CreateTopicRequest { name: name.clone(), settings: Some(settings), validate_only: false };
+            client.admin().create_topic(request).await?;
+            let producer = client.producer().build()?;
+            for _ in 0..50 {
+                let _ = producer.send(Record::new(name.as_str()).value(vec![b't'; 1000])).await?;
+            }
+            producer.close().await?;
+            client.admin().delete_topic(v1::DeleteTopicRequest { name: name.clone(), ..Default::default() }).await
+        };
+        match one_life.await {
+            Ok(_) => add(&seen.topics),
+            Err(error) => seen.refused("topics", &error),
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// One record at a time, ten a second: an answer that takes longer than a second is a stall, and says what else was slow then.
+pub(super) async fn canary(client: Client, disk: PathBuf, seen: Arc<Seen>, stop: CancellationToken) -> Result<(), Error> {
+    let producer = client.producer().linger(Duration::ZERO).build()?;
+    let start = Instant::now();
+    let slowest = Arc::new(Mutex::new(Others::default()));
+    tokio::spawn(watch_machine(disk, slowest.clone(), stop.clone()));
+    while !stop.is_cancelled() {
+        *slowest.lock() = Others::default();
+        let begin = Instant::now();
+        if let Err(error) = producer.send_and_wait(Record::new("soak-canary").value(vec![b'c'; 100])).await {
+            seen.refused("canary", &error);
+        }
+        let took = begin.elapsed();
+        if took > STALL {
+            let others = slowest.lock().clone();
+            let at = start.elapsed().as_secs();
+            let phase = seen.phase.lock().clone();
+            seen.stalls.lock().push(format!("at {at} s ({phase}): acknowledged after {took:.2?}; meanwhile {}", others.reason()));
+        }
+        add(&seen.canary);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
+/// What else was slow.
+#[derive(Clone, Debug, Default)]
+struct Others {
+    timer_lag: Duration,
+    fsync: Duration,
+}
+
+impl Others {
+    fn reason(&self) -> String {
+        let (lag, fsync) = (self.timer_lag, self.fsync);
+        let verdict = if lag > STALL / 2 {
+            "the machine had no processor for this process either"
+        } else if fsync > STALL / 2 {
+            "the disk was as slow for another process"
+        } else {
+            "NO REASON OUTSIDE OF THE HUB"
+        };
+        format!("a timer was {lag:.2?} late, an fsync of 4 KiB beside it took {fsync:.2?}: {verdict}")
+    }
+}
+
+/// Measures what the machine itself does: how late timers are, how long an fsync takes.
+async fn watch_machine(disk: PathBuf, slowest: Arc<Mutex<Others>>, stop: CancellationToken) {
+    let path = disk.join("fsync-probe");
+    let probe = slowest.clone();
+    let ends = stop.clone();
+    let syncing = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::File::create(path)?;
+        while !ends.is_cancelled() {
+            let begin = Instant::now();
+            file.write_all_at(&[1; 4096], 0)?;
+            file.sync_data()?;
+            let took = begin.elapsed();
+            let mut others = probe.lock();
+            others.fsync = others.fsync.max(took);
+            drop(others);
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    });
+    while !stop.is_cancelled() {
+        let begin = Instant::now();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let lag = begin.elapsed().saturating_sub(Duration::from_millis(50));
+        let mut others = slowest.lock();
+        others.timer_lag = others.timer_lag.max(lag);
+    }
+    let _ = syncing.await;
+}

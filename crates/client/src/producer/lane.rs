@@ -160,6 +160,10 @@ impl Lane {
                 result.decided.push((batch, Ok(appended)));
             }
             Err(failure) => {
+                if is_unknown(failure.reason) {
+                    batch.may_be_stored = true;
+                    batch.answer_lost = true;
+                }
                 // These say that it isn't stored; other refusals come before the hub looks at the sequence.
                 let not_stored = matches!(failure.reason, Reason::OutOfSequence | Reason::UnknownProducer);
                 batch.may_be_stored &= !not_stored;
@@ -275,6 +279,22 @@ fn remedy(failure: &Failure, idempotent: bool) -> Remedy {
     }
 }
 
+/// True for answers that prove nothing: a hub whose log fails or that ends gives them also to batches that it has written, and a new start may
+/// find those.
+fn is_unknown(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::Unspecified
+            | Reason::Internal
+            | Reason::ShuttingDown
+            | Reason::Unavailable
+            | Reason::TimedOut
+            | Reason::NotLeader
+            | Reason::UnknownLeaderEpoch
+            | Reason::CorruptData
+    )
+}
+
 /// The sequence after `records` more; wraps after `i32::MAX` to 0, as Kafka's.
 fn advance(sequence: i32, records: u32) -> i32 {
     let next = (i64::from(sequence) + i64::from(records)) % (i64::from(i32::MAX) + 1);
@@ -305,9 +325,8 @@ mod expiry_tests {
     use super::super::delivery::Outcome;
     use super::*;
 
-    /// The first try may still wait within a hub that is slow, and be stored behind the second one's refusal.
-    #[test]
-    fn a_batch_whose_answer_was_lost_may_be_stored_whatever_a_later_try_was_told() {
+    /// What a batch that was never acknowledged is said to be at its deadline.
+    fn at_the_deadline(happens: impl FnOnce(&mut Lane, Option<Identity>, Instant)) -> bool {
         let now = Instant::now();
         let mut builder = BatchBuilder::new(Compression::None);
         builder.push(TimestampMs(1), None, Some(b"x"), &[]);
@@ -329,11 +348,38 @@ mod expiry_tests {
         let mut lane = Lane::new(true);
         lane.push(batch);
         assert!(lane.next_frame(1, 1, identity, now).is_some());
-        lane.stream_broke();
-        assert!(lane.next_frame(2, 1, identity, now).is_some());
-        let refused = Err(Failure::new(Reason::OutOfSequence, "an earlier batch is missing"));
-        assert!(lane.answered(2, refused, now, &Backoff::default()).decided.is_empty());
+        happens(&mut lane, identity, now);
         let expired = lane.expire(now + Duration::from_secs(2), Duration::from_secs(1));
-        assert!(matches!(expired[0].1, Err(Error::DeliveryTimeout { may_be_stored: true, .. })), "{:?}", expired[0].1);
+        match &expired[0].1 {
+            Err(Error::DeliveryTimeout { may_be_stored, .. }) => *may_be_stored,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refuse(lane: &mut Lane, request: u64, reason: Reason, now: Instant) {
+        let answered = lane.answered(request, Err(Failure::new(reason, "a test")), now, &Backoff::default());
+        assert!(answered.decided.is_empty());
+    }
+
+    /// The first try may still wait within a hub that is slow, and be stored behind the second one's refusal.
+    #[test]
+    fn a_batch_whose_answer_was_lost_may_be_stored_whatever_a_later_try_was_told() {
+        assert!(at_the_deadline(|lane, identity, now| {
+            lane.stream_broke();
+            assert!(lane.next_frame(2, 1, identity, now).is_some());
+            refuse(lane, 2, Reason::OutOfSequence, now);
+        }));
+    }
+
+    /// A hub whose fsync fails has written the batch, and finds it again when it starts anew.
+    #[test]
+    fn a_batch_that_a_failing_hub_turned_away_may_be_stored_and_one_that_found_no_room_is_not() {
+        for reason in [Reason::ShuttingDown, Reason::Unavailable, Reason::TimedOut, Reason::Internal] {
+            let retried = matches!(remedy(&Failure::new(reason, ""), true), Remedy::Retry);
+            assert!(!retried || at_the_deadline(|lane, _, now| refuse(lane, 1, reason, now)), "{reason:?}");
+        }
+        for reason in [Reason::StorageFull, Reason::Throttled, Reason::OutOfSequence] {
+            assert!(!at_the_deadline(|lane, _, now| refuse(lane, 1, reason, now)), "{reason:?}");
+        }
     }
 }

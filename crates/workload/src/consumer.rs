@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use tidegate_checker::{Event, Outcome};
 use tidegate_client::consumer::{Batches, Consumer};
 use tidegate_client::proto::v1;
-use tidegate_client::{Error, Start};
+use tidegate_client::{Error, Reason, Start};
 
 use crate::read::seen;
 use crate::{Shared, WorkloadError};
@@ -129,7 +129,12 @@ impl Reader {
     }
 
     /// Errors that waiting cures are dealt with by the client. What is left never may happen to a consumer that reads what it was told is there.
+    /// Damage that the hub finds and does not serve is noted only: it may have come so from the object store, and if it lasts, the full reads fail.
     fn alarm(&self, what: &str, error: &Error) {
+        if error.reason() == Some(Reason::CorruptData) {
+            self.shared.recorder.note(format!("consumer {}: {what} was refused: {error}", self.process));
+            return;
+        }
         self.shared.recorder.alarm(format!("consumer {}: {what} failed: {error}", self.process));
     }
 

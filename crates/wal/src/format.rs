@@ -168,6 +168,8 @@ impl FrameHeader {
         rest.put_u64_le(self.at.index);
         rest.put_u64_le(self.at.leader);
         out[..4].copy_from_slice(&self.length.to_le_bytes());
+        let check = header_check(salt, &out);
+        out[HEADER_CHECK].copy_from_slice(&check);
         let mut crc = digest(salt, &out);
         for chunk in payload {
             crc.update(chunk);
@@ -176,17 +178,18 @@ impl FrameHeader {
         out
     }
 
-    /// Reads a header that belongs to a file of `generation`; `None` if these bytes are no such header. The checksum is not checked.
-    pub(crate) fn decode(bytes: &[u8], generation: u32) -> Option<FrameHeader> {
-        if bytes.len() < FRAME_HEADER_BYTES || le32(&bytes[8..]) != generation || le32(&bytes[32..]) != FRAME_MAGIC {
+    /// Reads a header that belongs to a file; `None` if these bytes are no such header. The frame's checksum is not checked, the header's own is:
+    /// recovery tries every place of a file, and a client's bytes that look like headers of long frames must not make each try long.
+    pub(crate) fn decode(bytes: &[u8], file: &FileHeader) -> Option<FrameHeader> {
+        if bytes.len() < FRAME_HEADER_BYTES || le32(&bytes[8..]) != file.generation || le32(&bytes[32..]) != FRAME_MAGIC {
             return None;
         }
-        if bytes[37..40] != [0; 3] {
+        if bytes[HEADER_CHECK] != header_check(file.salt, bytes) {
             return None;
         }
         Some(FrameHeader {
             length: le32(bytes),
-            generation,
+            generation: file.generation,
             journal: JournalId(le32(&bytes[12..])),
             sequence: le64(&bytes[16..]),
             durable: le64(&bytes[24..]),
@@ -204,10 +207,21 @@ impl FrameHeader {
 
     /// Reads the whole valid frame at the start of `bytes`: its header and its payload.
     pub(crate) fn read(bytes: &[u8], file: &FileHeader) -> Option<(FrameHeader, std::ops::Range<usize>)> {
-        let header = FrameHeader::decode(bytes, file.generation)?;
+        let header = FrameHeader::decode(bytes, file)?;
         let end = FRAME_HEADER_BYTES.checked_add(header.length as usize)?;
         (end <= bytes.len() && FrameHeader::verify(file.salt, &bytes[..end])).then_some((header, FRAME_HEADER_BYTES..end))
     }
+}
+
+/// Where a header's own check stands.
+const HEADER_CHECK: std::ops::Range<usize> = 37..40;
+
+/// The low 24 bits of the checksum of the salt and of a header but for its two checks.
+fn header_check(salt: u64, header: &[u8]) -> [u8; 3] {
+    let parts =
+        [&salt.to_le_bytes()[..], &header[..4], &header[8..HEADER_CHECK.start], &header[HEADER_CHECK.end..FRAME_HEADER_BYTES]];
+    let [low, middle, high, _] = crc32c(&parts).to_le_bytes();
+    [low, middle, high]
 }
 
 /// A checksum of the salt and of a header but for its checksum.

@@ -177,7 +177,7 @@ impl Replay {
 fn read_frame(file: &OpenFile, offset: u64) -> Result<Option<(FrameHeader, Vec<u8>)>, OpenError> {
     let mut head = vec![0; FRAME_HEADER_BYTES];
     file.file.read_exact_at(&mut head, offset).map_err(io_error("read", &file.path))?;
-    let Some(header) = FrameHeader::decode(&head, file.header.generation) else { return Ok(None) };
+    let Some(header) = FrameHeader::decode(&head, &file.header) else { return Ok(None) };
     if offset + frame_bytes(header.length as usize) as u64 > file.header.file_bytes {
         return Ok(None);
     }

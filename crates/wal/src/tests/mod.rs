@@ -4,6 +4,7 @@
 mod basics;
 mod damage;
 mod disk;
+mod golden;
 mod power_cuts;
 mod room;
 

@@ -2,6 +2,8 @@
 //!
 //! Layout, little endian: magic (8 bytes), version (u32), CRC-32C of what follows (u32), bytes when decompressed (u64), a zstd frame.
 
+use std::io::Read;
+
 use crate::codec::{Cursor, Truncated, crc32c};
 
 /// Why stored bytes cannot be read.
@@ -60,6 +62,10 @@ pub(crate) struct Envelope {
 }
 
 const LEVEL: i32 = 3;
+/// The largest window of a frame that is read, 8 MiB; level 3 writes up to 2 MiB.
+const WINDOW_LOG_MAX: u32 = 23;
+/// Allocated before anything is decompressed, at the most.
+const FIRST_BYTES: u64 = 1 << 20;
 const HEAD_BYTES: usize = 16;
 
 impl Envelope {
@@ -85,7 +91,8 @@ impl Envelope {
             return Err(DecodeError::Magic { expected: what });
         }
         let version = cursor.u32("version")?;
-        if version > self.version {
+        // Not covered by the checksum, and no version was ever less than 1.
+        if version == 0 || version > self.version {
             return Err(DecodeError::Version { what, found: version, newest: self.version });
         }
         let stored = cursor.u32("crc")?;
@@ -97,11 +104,15 @@ impl Envelope {
         if plain_bytes > most {
             return Err(DecodeError::structure(what, format!("{plain_bytes} bytes decompressed are over the limit of {most}")));
         }
-        let capacity = usize::try_from(plain_bytes).map_err(|error| DecodeError::structure(what, error))?;
         let compressed = cursor.take("content", cursor.left())?;
-        let plain = zstd::bulk::decompress(compressed, capacity).map_err(|error| DecodeError::structure(what, error))?;
-        if plain.len() != capacity {
-            return Err(DecodeError::structure(what, "it decompresses to fewer bytes than it says"));
+        // Memory grows with what really comes out, not with what the header claims.
+        let wrong = |error: std::io::Error| DecodeError::structure(what, error);
+        let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed).map_err(wrong)?;
+        decoder.window_log_max(WINDOW_LOG_MAX).map_err(wrong)?;
+        let mut plain = Vec::with_capacity(usize::try_from(plain_bytes.min(FIRST_BYTES)).unwrap_or(0));
+        let read = decoder.take(plain_bytes.saturating_add(1)).read_to_end(&mut plain).map_err(wrong)?;
+        if read as u64 != plain_bytes {
+            return Err(DecodeError::structure(what, format!("it does not decompress to the {plain_bytes} bytes that it says")));
         }
         Ok(plain)
     }

@@ -10,6 +10,8 @@ pub mod checkpoint;
 mod codec;
 pub mod conformance;
 mod envelope;
+#[cfg(test)]
+mod golden;
 pub mod keys;
 pub mod manifest;
 pub mod object;

@@ -204,6 +204,13 @@ pub(super) struct Encoded {
     kept: Kept,
 }
 
+#[cfg(test)]
+impl Encoded {
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
 /// Encodes a state; `None` before the first entry.
 pub(super) fn encode(journal: JournalId, core: &Core) -> Option<Encoded> {
     let id = core.applied?;

@@ -667,9 +667,9 @@ fn a_checkpoint_from_the_future_or_of_another_kind_is_refused() {
     assert!(matches!(State::decode(b""), Err(StateDecodeError::Malformed(_))));
 }
 
-/// Compares with a golden file. `WRITE_GOLDEN=1` writes one that is missing; one that exists is never written again.
+/// Compares with a golden file. `TIDEGATE_WRITE_GOLDEN=1` writes one that is missing; one that exists is never written again.
 pub(crate) fn golden(path: &std::path::Path, bytes: &[u8]) {
-    if !path.exists() && std::env::var_os("WRITE_GOLDEN").is_some() {
+    if !path.exists() && std::env::var_os("TIDEGATE_WRITE_GOLDEN").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, bytes).unwrap();
     }
@@ -677,7 +677,7 @@ pub(crate) fn golden(path: &std::path::Path, bytes: &[u8]) {
 }
 
 /// A state with something in each of its parts.
-fn golden_state() -> State {
+pub(crate) fn golden_state() -> State {
     let mut bench = catalog();
     bench.done(create(1, "orders", 2, Some("g")));
     bench.done(create(2, "clicks", 1, None));

@@ -1,6 +1,7 @@
 //! Tests of a whole journal over a WAL: one voter, kills, restarts, purges, damaged checkpoints.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests use real files and panic on what must not be")]
 
+mod golden;
 mod kills;
 mod life;
 mod limits;

@@ -57,6 +57,11 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
     ("campaigns", "tidegate-campaigns", &["tidegate-model", "tidegate-client", "tidegate-checker", "tidegate-workload"]),
     ("bench", "tidegate-bench", &["tidegate-model", "tidegate-proto", "tidegate-client"]),
     ("operator", "tidegate-operator", &["tidegate-model", "tidegate-crd", "tidegate-proto"]),
+    (
+        "crates/decoders",
+        "tidegate-decoders",
+        &["tidegate-model", "tidegate-wal", "tidegate-journal", "tidegate-tier", "tidegate-proto", "tidegate-crd"],
+    ),
     ("xtask", "xtask", &[]),
 ];
 

@@ -264,7 +264,9 @@ pub(super) fn decode(journal: JournalId, bytes: &[u8]) -> Result<(Core, Kept), I
     let changed = get_log_id(&mut rest);
     let members = decode_membership(&mut rest)?;
     let length = rest.try_get_u64_le().map_err(|_| Invalid::Short { given: bytes.len(), needed })? as usize;
-    let state = rest.get(..length).ok_or(Invalid::Short { given: bytes.len(), needed: bytes.len() - rest.len() + length })?;
+    let state = rest
+        .get(..length)
+        .ok_or(Invalid::Short { given: bytes.len(), needed: (bytes.len() - rest.len()).saturating_add(length) })?;
     let membership = StoredMembership::new(changed, members);
     let core = Core { state: State::decode(state)?, applied: Some(id), membership: membership.clone() };
     Ok((core, Kept { id, membership }))

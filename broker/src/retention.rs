@@ -122,6 +122,8 @@ async fn new_log_start(
         {
             for range in hub.manifest(manifest).await?.iter() {
                 if range.end <= start {
+                    // Gone already, and yet counted in the manifest's bytes: without this, each round would drop as much once more.
+                    excess = excess.saturating_sub(range.bytes);
                     continue;
                 }
                 let part = Stretch { end: range.end, bytes: range.bytes, newest: known(range.max_timestamp) };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tidegate_journal::entry::{ManifestRef, ObjectInfo, ObjectKey, Operation, RangeKey, Replacement, StoredRange};
-use tidegate_journal::state::TierPiece;
+use tidegate_journal::state::{PartitionState, TierPiece};
 use tidegate_model::{TimestampMs, TopicPartition};
 use tidegate_tier::StoreError;
 use tidegate_tier::manifest::{ManifestObject, ManifestRange};
@@ -53,11 +53,17 @@ impl Tierer {
 
     /// Reads manifests that a trim or a deletion left, so that what only they referred to is condemned.
     pub(super) async fn unravel_drained(&self) -> Result<(), TierError> {
-        let drained: Vec<ObjectKey> =
-            self.journal()?.read_state(|state| state.objects().drained().map(|(key, _)| Arc::clone(key)).collect());
-        for manifest in drained {
+        let drained: Vec<(ObjectKey, TopicPartition)> =
+            self.journal()?.read_state(|state| state.objects().drained().map(|(key, at)| (Arc::clone(key), at)).collect());
+        for (manifest, at) in drained {
             let bytes = self.hub.store.get(&manifest).await?;
             let listed = ManifestObject::decode(&bytes).map_err(|error| TierError::Wrong(error.to_string()))?;
+            // What it lists is deleted next. Another manifest's content under this key would list objects that are in use.
+            let log_start = self.journal()?.read_state(|state| state.partition(at).map(PartitionState::log_start));
+            let in_use = |end| log_start.is_some_and(|log_start| end > log_start);
+            if listed.at != at || listed.ranges.last().is_some_and(|range| in_use(range.end)) {
+                return Err(TierError::Wrong(format!("manifest `{manifest}` lists what is still in use or belongs elsewhere")));
+            }
             let objects = listed.ranges.iter().map(|range| Arc::from(range.key.as_str())).collect();
             self.propose(Operation::Unravel { manifest, objects }).await?;
         }

@@ -270,3 +270,43 @@ fn judge(found: &Marker, identity: &Identity) -> Result<(), IdentityError> {
     }
     Err(IdentityError::Occupied { hub: found.hub_id })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "golden files are real files")]
+
+    use super::*;
+
+    /// Gives a golden file's bytes. `TIDEGATE_WRITE_GOLDEN=1` writes one that is missing; one that exists is never written again.
+    fn golden(name: &str, bytes: &[u8]) -> Vec<u8> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        if !path.exists() && std::env::var_os("TIDEGATE_WRITE_GOLDEN").is_some() {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, bytes).unwrap();
+        }
+        let kept = std::fs::read(&path).unwrap();
+        assert!(kept == bytes, "{} differs: a persisted format changed under its version", path.display());
+        kept
+    }
+
+    fn identity() -> Identity {
+        let (hub_id, incarnation) = (HubId(Uuid::from_u128(1)), Uuid::from_u128(2));
+        Identity { format: 1, hub_id, broker_id: BrokerId(3), incarnation, bootstrapped: true }
+    }
+
+    #[test]
+    fn identity_and_marker_of_format_1_stay_readable_and_are_still_written_so() {
+        let kept = golden("identity-v1.json", &serde_json::to_vec_pretty(&identity()).unwrap());
+        assert!(matches!(parse::<Identity>(&kept), Ok(read) if read == identity()));
+        let marker = Marker { format: 1, hub_id: identity().hub_id, incarnation: identity().incarnation };
+        let kept = golden("marker-v1.json", &serde_json::to_vec_pretty(&marker).unwrap());
+        assert!(matches!(parse::<Marker>(&kept), Ok(read) if read == marker));
+    }
+
+    #[test]
+    fn every_cut_of_an_identity_is_refused_and_a_newer_format_is_named() {
+        let text = serde_json::to_vec_pretty(&identity()).unwrap();
+        assert!((0..text.len()).all(|length| parse::<Identity>(&text[..length]).is_err()));
+        assert!(matches!(parse::<Identity>(br#"{"format": 2, "anything": []}"#), Err(Problem::Newer(2))));
+    }
+}

@@ -19,8 +19,8 @@ fn good(summary: &Summary) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_by_kills_under_load() {
-    good(&kill9::run(&slice(6)).await.unwrap());
+async fn nothing_is_lost_by_twenty_kills_under_load() {
+    good(&kill9::run(&Options::slice(PathBuf::from(env!("CARGO_BIN_EXE_tidegate")), 20, 90)).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

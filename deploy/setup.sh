@@ -126,10 +126,10 @@ need_packages cc:gcc /usr/include/stdio.h:libc6-dev make:make git:git
 need_rust
 
 if [ "$purpose" = tests ]; then
-  need_packages python3:python3 java:default-jre-headless mvn:maven
+  need_packages python3:python3 java:default-jre-headless mvn:maven openssl:openssl strace:strace mkfs.ext4:e2fsprogs losetup:mount
   need_venv
   need_go
-  install_tools tests/tools/*.sh
+  install_tools tests/tools/*.sh deploy/cluster/tools/kubernetes.sh
 fi
 
 if [ "$purpose" = cluster ]; then

@@ -1,7 +1,7 @@
 //! Bugs that are put into the hub on purpose, to show that simulation and checker find them.
 //!
 //! Without the cargo feature `seeded-bugs` nothing of this is in a build: [`on`] is the constant `false`, so that each place that asks is
-//! compiled away. With the feature a bug is in force only within [`with`], on the thread that called it. The command `tidegate` refuses to be
+//! compiled away. With the feature a bug is in force only within `with`, on the thread that called it. The command `tidegate` refuses to be
 //! compiled with the feature.
 
 /// True in builds that can have bugs.

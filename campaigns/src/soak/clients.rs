@@ -42,6 +42,7 @@ impl Seen {
         let reason = match error {
             Error::Hub(failure) => format!("{who}: {:?}", failure.reason),
             Error::DeliveryTimeout { .. } => format!("{who}: delivery timeout"),
+            Error::UnknownOutcome { .. } => format!("{who}: unknown outcome"),
             other => format!("{who}: {other}"),
         };
         *self.refusals.lock().entry(reason).or_default() += 1;

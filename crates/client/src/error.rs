@@ -42,6 +42,13 @@ pub enum Error {
         /// The last failure, for people.
         last: String,
     },
+    /// The answer to one try was lost and another try was refused, so that nobody knows whether the record is stored. The client does not send it
+    /// again under another name, by which it could be stored twice.
+    #[error("it is not known whether the record was stored: an answer was lost, and a later try was refused: {last}")]
+    UnknownOutcome {
+        /// The refusal, for people.
+        last: String,
+    },
     /// The producer was closed, or ended by an error that no retry cures, before the record was acknowledged.
     #[error("the producer is closed: {reason}")]
     Closed {

@@ -55,10 +55,8 @@ pub(super) struct Batch {
     pub(super) request_id: u64,
     /// How often it was sent.
     pub(super) attempts: u32,
-    /// An answer was lost: the hub may have stored it.
+    /// Some try's answer was lost: the hub may have stored it, or store it yet, whatever a later try was told.
     pub(super) may_be_stored: bool,
-    /// Some try's answer was lost. Unlike `may_be_stored` it stays: that try may still wait within the hub and be stored after a later one was refused.
-    pub(super) answer_lost: bool,
     pub(super) last_failure: Option<Failure>,
 }
 
@@ -76,7 +74,6 @@ impl Batch {
             request_id: 0,
             attempts: 0,
             may_be_stored: false,
-            answer_lost: false,
             last_failure: None,
         }
     }

@@ -10,7 +10,11 @@
 //! Why order holds: the hub takes an idempotent producer's batches in sequence only, so after one refusal it refuses all that are in
 //! flight behind it. The lane keeps them in order, sends nothing while answers are outstanding, and then begins again with
 //! the first. When a batch has to be given up, its sequence numbers are burned (the hub may have stored it, its answer
-//! lost): the rest goes on under a new epoch, from sequence 0, once it is known that none of it is stored under the old one.
+//! lost): the rest goes on under a new epoch, from sequence 0.
+//!
+//! A batch that may be stored never goes out under another epoch: the hub could not tell that it is the same. Nor does a refusal prove that it is
+//! not stored, for a hub that is slow may hold its first try behind the refusal of the second. So the hub is asked again, by the same
+//! batch under the same numbers, for at most [`ASK_FOR`]; what is not acknowledged by then is told to be unknown.
 //!
 //! Invariants: sequences of `refused + in_flight + stamped pending` are consecutive in that order; `in_flight` holds at most
 //! `window` batches.
@@ -26,6 +30,9 @@ use tokio::time::Instant;
 use super::batch::{Batch, Identity, Stamp};
 use super::delivery::Appended;
 use crate::{Backoff, Error, Result};
+
+/// How long a hub that refuses a sequence is asked whether it has stored what lies behind the gap.
+pub(super) const ASK_FOR: Duration = Duration::from_secs(5);
 
 /// A batch and its fate.
 pub(super) type Decided = (Batch, Result<Appended>);
@@ -67,6 +74,8 @@ pub(super) struct Lane {
     /// Nothing is sent before this time.
     ready_at: Option<Instant>,
     refusals_in_a_row: u32,
+    /// When what may be stored behind a broken sequence is given up as unknown.
+    ask_until: Option<Instant>,
 }
 
 impl Lane {
@@ -157,16 +166,13 @@ impl Lane {
         match answer {
             Ok(appended) => {
                 self.refusals_in_a_row = 0;
+                self.ask_until = None;
                 result.decided.push((batch, Ok(appended)));
             }
             Err(failure) => {
                 if is_unknown(failure.reason) {
                     batch.may_be_stored = true;
-                    batch.answer_lost = true;
                 }
-                // These say that it isn't stored; other refusals come before the hub looks at the sequence.
-                let not_stored = matches!(failure.reason, Reason::OutOfSequence | Reason::UnknownProducer);
-                batch.may_be_stored &= !not_stored;
                 batch.last_failure = Some(failure.clone());
                 self.first_refusal.get_or_insert(failure);
                 self.refused.push_back(batch);
@@ -192,21 +198,41 @@ impl Lane {
                 self.wants_identity = true;
                 // The first time is the ordinary case of a hub that has forgotten an idle producer.
                 self.ready_at = (self.refusals_in_a_row > 1).then_some(now + delay);
+                self.ask_no_longer(now, &failure, result);
             }
             Remedy::GiveUp => {
                 self.wants_identity = self.idempotent;
                 self.refusals_in_a_row = 0;
-                result.decided.extend(self.pending.pop_front().map(|batch| (batch, Err(failure.into()))));
+                let decided = self.pending.pop_front().map(|batch| {
+                    let error = if batch.may_be_stored { unknown(&failure) } else { failure.into() };
+                    (batch, Err(error))
+                });
+                result.decided.extend(decided);
             }
-            Remedy::Fenced => result.fenced = Some(failure),
+            Remedy::Fenced => {
+                self.ready_at = Some(now + delay);
+                self.ask_no_longer(now, &failure, result);
+                result.fenced = Some(failure);
+            }
         }
+    }
+
+    /// Gives up what may be stored once it has been asked for long enough. What was never sent, or certainly refused, lies behind it and goes on.
+    fn ask_no_longer(&mut self, now: Instant, failure: &Failure, result: &mut Answered) {
+        if now < *self.ask_until.get_or_insert(now + ASK_FOR) || !self.front_may_be_stored() {
+            return;
+        }
+        while self.front_may_be_stored() {
+            result.decided.extend(self.pending.pop_front().map(|batch| (batch, Err(unknown(failure)))));
+        }
+        self.ready_at = None;
+        self.refusals_in_a_row = 0;
     }
 
     /// The stream broke: what is in flight is undecided and will be sent again, first and in order.
     pub(super) fn stream_broke(&mut self) {
         while let Some(mut batch) = self.in_flight.pop_back() {
             batch.may_be_stored = true;
-            batch.answer_lost = true;
             self.pending.push_front(batch);
         }
         while let Some(batch) = self.refused.pop_back() {
@@ -227,8 +253,7 @@ impl Lane {
             let Some(batch) = self.pending.pop_front() else { break };
             self.wants_identity |= batch.stamp.is_some();
             let last = batch.last_failure.as_ref().map_or("no answer", |failure| &failure.message).to_owned();
-            let may_be_stored = batch.may_be_stored || batch.answer_lost;
-            let error = Error::DeliveryTimeout { after: timeout, may_be_stored, last };
+            let error = Error::DeliveryTimeout { after: timeout, may_be_stored: batch.may_be_stored, last };
             decided.push((batch, Err(error)));
         }
         decided
@@ -261,13 +286,20 @@ impl Lane {
     /// Begins a new sequence under this identity.
     pub(super) fn adopt(&mut self, identity: Identity) {
         debug_assert!(self.in_flight.is_empty(), "two sequences would be in flight at once");
+        debug_assert!(!self.front_may_be_stored(), "what may be stored would go out under a second name");
         self.identity = Some(identity);
         self.next_sequence = 0;
         self.wants_identity = false;
+        self.ask_until = None;
         for batch in &mut self.pending {
             batch.stamp = None;
         }
     }
+}
+
+/// What is told of a batch whose one try was refused while the answer to another was lost.
+fn unknown(failure: &Failure) -> Error {
+    Error::UnknownOutcome { last: failure.message.clone() }
 }
 
 fn remedy(failure: &Failure, idempotent: bool) -> Remedy {
@@ -314,72 +346,5 @@ mod advance_tests {
 }
 
 #[cfg(test)]
-mod expiry_tests {
-    #![allow(clippy::unwrap_used)]
-
-    use std::sync::Arc;
-
-    use tidegate_model::{BatchBuilder, Compression, ProducerEpoch, ProducerId, TimestampMs};
-
-    use super::super::batch::Body;
-    use super::super::delivery::Outcome;
-    use super::*;
-
-    /// What a batch that was never acknowledged is said to be at its deadline.
-    fn at_the_deadline(happens: impl FnOnce(&mut Lane, Option<Identity>, Instant)) -> bool {
-        let now = Instant::now();
-        let mut builder = BatchBuilder::new(Compression::None);
-        builder.push(TimestampMs(1), None, Some(b"x"), &[]);
-        let batch = Batch {
-            id: 1,
-            records: 1,
-            charge: 1,
-            deadline: now + Duration::from_secs(1),
-            outcome: Arc::new(Outcome::new(Arc::from("t"), 0)),
-            body: Some(Body::Building(Box::new(builder))),
-            stamp: None,
-            request_id: 0,
-            attempts: 0,
-            may_be_stored: false,
-            answer_lost: false,
-            last_failure: None,
-        };
-        let identity = Some(Identity { id: ProducerId(1), epoch: ProducerEpoch(0) });
-        let mut lane = Lane::new(true);
-        lane.push(batch);
-        assert!(lane.next_frame(1, 1, identity, now).is_some());
-        happens(&mut lane, identity, now);
-        let expired = lane.expire(now + Duration::from_secs(2), Duration::from_secs(1));
-        match &expired[0].1 {
-            Err(Error::DeliveryTimeout { may_be_stored, .. }) => *may_be_stored,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn refuse(lane: &mut Lane, request: u64, reason: Reason, now: Instant) {
-        let answered = lane.answered(request, Err(Failure::new(reason, "a test")), now, &Backoff::default());
-        assert!(answered.decided.is_empty());
-    }
-
-    /// The first try may still wait within a hub that is slow, and be stored behind the second one's refusal.
-    #[test]
-    fn a_batch_whose_answer_was_lost_may_be_stored_whatever_a_later_try_was_told() {
-        assert!(at_the_deadline(|lane, identity, now| {
-            lane.stream_broke();
-            assert!(lane.next_frame(2, 1, identity, now).is_some());
-            refuse(lane, 2, Reason::OutOfSequence, now);
-        }));
-    }
-
-    /// A hub whose fsync fails has written the batch, and finds it again when it starts anew.
-    #[test]
-    fn a_batch_that_a_failing_hub_turned_away_may_be_stored_and_one_that_found_no_room_is_not() {
-        for reason in [Reason::ShuttingDown, Reason::Unavailable, Reason::TimedOut, Reason::Internal] {
-            let retried = matches!(remedy(&Failure::new(reason, ""), true), Remedy::Retry);
-            assert!(!retried || at_the_deadline(|lane, _, now| refuse(lane, 1, reason, now)), "{reason:?}");
-        }
-        for reason in [Reason::StorageFull, Reason::Throttled, Reason::OutOfSequence] {
-            assert!(!at_the_deadline(|lane, _, now| refuse(lane, 1, reason, now)), "{reason:?}");
-        }
-    }
-}
+#[path = "lane_tests.rs"]
+mod tests;

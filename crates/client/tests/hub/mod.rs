@@ -72,6 +72,9 @@ pub struct State {
     pub traceparents: Vec<String>,
     /// While set, frames are stored and acknowledged only when it is unset.
     pub stalled: bool,
+    /// The first stream's frames are stored, in order, only when a producer asks for its next epoch: a hub that is slow and not dead.
+    pub first_stream_waits: bool,
+    pub held: Vec<(String, i32, u64, Bytes)>,
 }
 
 impl State {
@@ -109,6 +112,8 @@ impl Hub {
             most_unacknowledged: 0,
             traceparents: Vec::new(),
             stalled: false,
+            first_stream_waits: false,
+            held: Vec::new(),
         };
         let (changed, _) = watch::channel(0);
         let hub = Hub { state: Arc::new(Mutex::new(state)), changed, address, max_in_flight_bytes: 1 << 20 };

@@ -123,7 +123,11 @@ impl v1::producer_service_server::ProducerService for Hub {
         if let Some(parent) = request.metadata().get("traceparent") {
             self.state.lock().traceparents.push(parent.to_str().unwrap().to_owned());
         }
-        self.state.lock().streams += 1;
+        let waits = {
+            let mut state = self.state.lock();
+            state.streams += 1;
+            state.first_stream_waits && state.streams == 1
+        };
         let mut frames = request.into_inner();
         let (answers, receiver) = mpsc::channel(4);
         let hub = self.clone();
@@ -143,6 +147,10 @@ impl v1::producer_service_server::ProducerService for Hub {
                     return;
                 }
                 let Some(Payload::Batches(bytes)) = frame.payload else { panic!("the client sends batches") };
+                if waits {
+                    hub.state.lock().held.push((frame.topic, frame.partition, frame.request_id, bytes));
+                    continue;
+                }
                 match hub.frame(&frame.topic, frame.partition, frame.request_id, &bytes) {
                     Fate::Cut => {
                         let _ = answers.send(Err(Status::unavailable("cut by chance"))).await;
@@ -165,6 +173,10 @@ impl v1::producer_service_server::ProducerService for Hub {
         request: Request<v1::InitProducerRequest>,
     ) -> Result<Response<v1::InitProducerResponse>, Status> {
         let request = request.into_inner();
+        let held = if request.producer_id.is_some() { std::mem::take(&mut self.state.lock().held) } else { Vec::new() };
+        for (topic, partition, request_id, bytes) in held {
+            let _nobody_waits = self.frame(&topic, partition, request_id, &bytes);
+        }
         let mut state = self.state.lock();
         let (id, epoch) = match request.producer_id {
             Some(id) => {

@@ -1,4 +1,4 @@
-//! The client of the API server: counts its calls.
+//! The client of the API server: counts its calls, and writes nothing once this process no longer leads.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -8,6 +8,7 @@ use kube::client::{Body, ClientBuilder};
 use kube::{Client, Config};
 use tower::{BoxError, Layer, Service};
 
+use crate::lease::Term;
 use crate::metrics::Metrics;
 
 /// Why there is no client.
@@ -29,6 +30,68 @@ pub async fn connect(metrics: Arc<Metrics>) -> Result<Client, ConnectError> {
 /// A client for a configuration.
 pub fn build(config: Config, metrics: Arc<Metrics>) -> Result<Client, kube::Error> {
     Ok(ClientBuilder::try_from(config)?.with_layer(&Counting { metrics }).build())
+}
+
+/// A leader's client: connects as [`connect`] does, and refuses to write when the term is over.
+pub async fn connect_for(metrics: Arc<Metrics>, term: Term) -> Result<Client, ConnectError> {
+    let config = Config::infer().await?;
+    Ok(ClientBuilder::try_from(config)?.with_layer(&Counting { metrics }).with_layer(&Gate::new(term)).build())
+}
+
+/// A write that was not sent.
+#[derive(Debug, thiserror::Error)]
+#[error("this process leads no longer: nothing is written")]
+pub struct TermOver;
+
+/// Lets writes pass only while a term holds; reads pass always.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    term: Term,
+}
+
+impl Gate {
+    /// For a term.
+    pub fn new(term: Term) -> Gate {
+        Gate { term }
+    }
+}
+
+impl<S> Layer<S> for Gate {
+    type Service = Gated<S>;
+
+    fn layer(&self, inner: S) -> Gated<S> {
+        Gated { inner, term: self.term.clone() }
+    }
+}
+
+/// A service behind a [`Gate`].
+#[derive(Clone, Debug)]
+pub struct Gated<S> {
+    inner: S,
+    term: Term,
+}
+
+impl<S, R> Service<http::Request<Body>> for Gated<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<R>>,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<R>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if request.method() != http::Method::GET && !self.term.holds() {
+            return Box::pin(async { Err(TermOver.into()) });
+        }
+        let answer = self.inner.call(request);
+        Box::pin(async move { answer.await.map_err(Into::into) })
+    }
 }
 
 /// Counts calls by verb and answer.
@@ -85,5 +148,31 @@ where
             metrics.called(verb, &code);
             answer
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn after_the_term_reads_pass_and_nothing_is_written() {
+        let over = Term::until(Instant::now());
+        let holds = Term::until(Instant::now() + Duration::from_secs(60));
+        for (term, method, passes) in [
+            (&over, "GET", true),
+            (&over, "PATCH", false),
+            (&over, "DELETE", false),
+            (&over, "POST", false),
+            (&holds, "PATCH", true),
+            (&Term::endless(), "DELETE", true),
+        ] {
+            let inner = tower::service_fn(|_: http::Request<Body>| async { Ok::<_, BoxError>(http::Response::new(())) });
+            let mut gated = Gate::new(term.clone()).layer(inner);
+            let request = http::Request::builder().method(method).body(Body::empty()).unwrap();
+            assert_eq!(gated.call(request).await.is_ok(), passes, "{method}");
+        }
     }
 }

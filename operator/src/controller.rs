@@ -27,6 +27,7 @@ use crate::catalog::{BrokerNetwork, Links};
 use crate::context::Context;
 use crate::error::Error;
 use crate::hub::labels;
+use crate::lease::Term;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::topic::{self, adopt, measure, plan};
@@ -56,6 +57,8 @@ pub struct Parts {
     pub key: Arc<SigningKey>,
     /// Numbers about ourselves.
     pub metrics: Arc<Metrics>,
+    /// Until when this process may act. The client has its own gate.
+    pub term: Term,
 }
 
 fn api<K>(client: &Client, settings: &Settings) -> Api<K>
@@ -99,7 +102,7 @@ where
 
 /// Leads until `stop`: starts all watches, queues and links, and ends them.
 pub async fn lead(parts: Parts, stop: CancellationToken) {
-    let Parts { client, settings, network, key, metrics } = parts;
+    let Parts { client, settings, network, key, metrics, term } = parts;
     let (wake_topics, woken_topics) = mpsc::channel(QUEUE);
     let (wake_hubs, woken_hubs) = mpsc::channel(QUEUE);
     let (told, telling) = mpsc::channel(QUEUE);
@@ -114,6 +117,7 @@ pub async fn lead(parts: Parts, stop: CancellationToken) {
         holder: settings.identity.clone(),
         measure_every: Duration::from_secs(settings.measure_seconds.max(1)),
         key,
+        term,
     };
     let ctx = Arc::new(Context {
         recorder: Recorder::new(client.clone(), reporter),

@@ -9,6 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::core::ObjectMeta;
 use kube::{Api, Client};
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::Settings;
@@ -20,11 +21,44 @@ const RENEW: Duration = Duration::from_secs(5);
 /// Time between two looks of a process that stands by.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// A leader acts no longer than so long before another process may take its Lease.
+const MARGIN: Duration = Duration::from_secs(2);
+
+/// Until when this process may act as the leader. Whatever writes asks it first: a process that was paused past its Lease has work under way
+/// when it goes on, before anything of it can see that the Lease was lost.
+#[derive(Clone, Debug, Default)]
+pub struct Term {
+    until: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Term {
+    /// Ends at that time, unless it is extended.
+    pub fn until(time: Instant) -> Term {
+        Term { until: Arc::new(Mutex::new(Some(time))) }
+    }
+
+    /// Without an end: for a process that no other one may follow.
+    pub fn endless() -> Term {
+        Term::default()
+    }
+
+    /// Whether this process may act now.
+    pub fn holds(&self) -> bool {
+        self.until.lock().is_none_or(|until| Instant::now() < until)
+    }
+
+    /// The Lease was renewed by a call that began then.
+    fn renewed(&self, began: Instant) {
+        *self.until.lock() = Some(began + HOLDS - MARGIN);
+    }
+}
+
 /// A Lease that this process holds or wants.
 pub struct Election {
     api: Api<Lease>,
     name: String,
     identity: String,
+    term: Term,
     /// The last Lease of somebody else that was seen, and when we saw it first: clocks of two machines are never compared.
     seen: Option<(String, Instant)>,
 }
@@ -42,11 +76,26 @@ impl Election {
     /// For the Lease that the settings name.
     pub fn new(client: Client, settings: &Settings, identity: &str) -> Election {
         let api = Api::namespaced(client, &settings.lease_namespace);
-        Election { api, name: settings.lease_name.clone(), identity: identity.to_owned(), seen: None }
+        let term = Term::until(Instant::now());
+        Election { api, name: settings.lease_name.clone(), identity: identity.to_owned(), term, seen: None }
+    }
+
+    /// Until when this process leads; it has not begun before the Lease is taken.
+    pub fn term(&self) -> Term {
+        self.term.clone()
     }
 
     /// Takes or renews the Lease if that is possible.
     pub async fn attempt(&mut self) -> Result<Held, kube::Error> {
+        let began = Instant::now();
+        let held = self.try_once().await?;
+        if held == Held::Ours {
+            self.term.renewed(began);
+        }
+        Ok(held)
+    }
+
+    async fn try_once(&mut self) -> Result<Held, kube::Error> {
         let Some(mut lease) = self.api.get_opt(&self.name).await? else {
             let lease = Lease {
                 metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },

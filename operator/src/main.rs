@@ -97,6 +97,7 @@ async fn run(mut settings: Settings) -> Result<()> {
     settings.identity = identity.to_string();
     tracing::info!(%identity, lease = settings.installation(), "waiting for the Lease");
     let mut election = Election::new(client.clone(), &settings, &identity);
+    let term = election.term();
     if stop.run_until_cancelled(election.acquire(&health.ready)).await.is_none() {
         return Ok(());
     }
@@ -106,12 +107,14 @@ async fn run(mut settings: Settings) -> Result<()> {
     let leading = stop.child_token();
     let keeper = tokio::spawn(election.keep(leading.clone()));
     let key = key::load_or_make(&client, &settings).await.context("cannot read or make the key that signs calls to brokers")?;
+    let acting = client::connect_for(Arc::clone(&health.metrics), term.clone()).await.context("cannot find the API server")?;
     let parts = Parts {
-        client: client.clone(),
+        client: acting,
         settings: settings.clone(),
         network: Arc::new(PodNetwork),
         key: Arc::new(key),
         metrics: Arc::clone(&health.metrics),
+        term,
     };
     lead(parts, leading.clone()).await;
     let _ = keeper.await;

@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use super::mirror::{Entry, Mirror, Numbers};
 use super::network::{CallError, connect};
+use crate::lease::Term;
 
 /// Name and namespace of a hub.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -134,6 +135,8 @@ pub struct LinkSettings {
     pub measure_every: Duration,
     /// Signs the calls' tokens.
     pub key: Arc<SigningKey>,
+    /// Until when calls may be made. What is sent all the same, because it was under way, meets the brokers' operator epoch.
+    pub term: Term,
 }
 
 impl Link {
@@ -187,6 +190,9 @@ impl Link {
     }
 
     fn call(&self) -> Result<(Client, wire::OperatorContext), CallError> {
+        if !self.settings.term.holds() {
+            return Err(CallError::Unreachable);
+        }
         let session = self.session.lock().clone().ok_or(CallError::Unreachable)?;
         Ok((session.client.clone(), session.context.clone()))
     }
@@ -298,7 +304,7 @@ impl Link {
 
     /// Connects, takes over, and follows until something fails.
     async fn session(&self, target: &Target) -> Result<(), CallError> {
-        let Some(endpoint) = &target.endpoint else {
+        let Some(endpoint) = target.endpoint.as_ref().filter(|_| self.settings.term.holds()) else {
             return Err(CallError::Unreachable);
         };
         let unreachable = |error: tonic::transport::Error| CallError::from(tonic::Status::unavailable(chain(&error)));
@@ -330,6 +336,10 @@ impl Link {
         let wire_id = |id: Uuid| Bytes::copy_from_slice(id.as_bytes());
         if let (Some(operator_epoch), Some(id)) = (known, target.hub_id) {
             return Ok((self.client(channel, id), wire::OperatorContext { operator_epoch, hub_id: wire_id(id) }));
+        }
+        // A claim by a process that was paused past its Lease would depose the one that leads now.
+        if !self.settings.term.holds() {
+            return Err(CallError::Unreachable);
         }
         let holder = self.settings.holder.clone();
         let mut client = self.client(channel, target.hub_id.unwrap_or_default());

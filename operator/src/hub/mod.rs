@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
@@ -20,12 +21,13 @@ use kube::{Api, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use tidegate_crd::Hub;
+use tidegate_crd::{Hub, HubStatus};
 use uuid::Uuid;
 
 use crate::FIELD_MANAGER;
 use crate::catalog::LinkState;
 use crate::catalog::link::Target;
+use crate::conditions;
 use crate::context::{Context, OPERATED_BY, hub_key};
 use crate::error::Error;
 use crate::topic::params;
@@ -54,13 +56,13 @@ pub async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Action, Error
     }
     if !ctx.is_ours(&hub) {
         ctx.links.remove(&key);
-        let note = format!("another installation acts on this hub: {}", hub.annotations()[OPERATED_BY]);
-        ctx.event(&*hub, EventType::Warning, "OperatedElsewhere", &note).await;
+        leave_alone(&ctx, &hub).await?;
         return Ok(Action::await_change());
     }
-    if hub.annotations().get(OPERATED_BY).is_none() {
-        claim(&ctx, &hub).await?;
-    }
+    let hub = match hub.annotations().get(OPERATED_BY) {
+        Some(_) => hub,
+        None => Arc::new(claim(&ctx, &hub).await?),
+    };
     let found = dereference(&ctx, &hub).await?;
     let mut problems = Vec::new();
     if !hub.spec.paused {
@@ -84,16 +86,38 @@ pub async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Action, Error
     Ok(if settled { Action::await_change() } else { Action::requeue(LOOK_AGAIN) })
 }
 
+/// Another installation has the hub: says so in a condition of its own, beside those of the one that acts, and touches nothing else.
+async fn leave_alone(ctx: &Context, hub: &Hub) -> Result<(), Error> {
+    let old = hub.status.clone().unwrap_or_default().conditions;
+    let note = status::left_alone(&ctx.settings.installation(), &hub.annotations()[OPERATED_BY], &hub.name_any());
+    let is_said = |known: &Condition| known.type_ == note.kind && known.message == note.message;
+    if old.iter().any(is_said) {
+        return Ok(());
+    }
+    let mut all: Vec<Condition> = old.into_iter().filter(|known| known.type_ != note.kind).collect();
+    let now = k8s_openapi::jiff::Timestamp::now();
+    all.extend(conditions::merge(&all, std::slice::from_ref(&note), hub.metadata.generation, now));
+    // The list is replaced as a whole: only if nobody wrote meanwhile.
+    let patch = json!({
+        "metadata": {"uid": hub.uid(), "resourceVersion": hub.resource_version()},
+        "status": {"conditions": all},
+    });
+    let api: Api<Hub> = Api::namespaced(ctx.client.clone(), &hub.namespace().unwrap_or_default());
+    api.patch_status(&hub.name_any(), &params(), &Patch::Merge(patch)).await?;
+    ctx.metrics.status_written("Hub");
+    ctx.event(hub, EventType::Warning, "OperatedElsewhere", &note.message).await;
+    Ok(())
+}
+
 /// Says whose the hub is; the first one to say so has it.
-async fn claim(ctx: &Context, hub: &Hub) -> Result<(), Error> {
+async fn claim(ctx: &Context, hub: &Hub) -> Result<Hub, Error> {
     let api: Api<Hub> = Api::namespaced(ctx.client.clone(), &hub.namespace().unwrap_or_default());
     let patch = json!({"metadata": {
         "uid": hub.uid(),
         "resourceVersion": hub.resource_version(),
         "annotations": {OPERATED_BY: ctx.settings.installation()},
     }});
-    api.patch(&hub.name_any(), &params(), &Patch::Merge(patch)).await?;
-    Ok(())
+    Ok(api.patch(&hub.name_any(), &params(), &Patch::Merge(patch)).await?)
 }
 
 async fn dereference(ctx: &Context, hub: &Hub) -> Result<Found, Error> {
@@ -189,22 +213,46 @@ async fn label_claim(ctx: &Context, hub: &Hub, found: &Found, hub_id: Uuid) -> R
     Ok(())
 }
 
+/// Tries of a status whose object was changed by somebody else meanwhile.
+const STATUS_TRIES: usize = 5;
+
+/// Writes the status if it says anything new. Lists are replaced as a whole, so it rests on the newest object: our store may be behind.
 async fn write_status(ctx: &Context, hub: &Hub, report: &status::Measured) -> Result<(), Error> {
-    let old = hub.status.clone().unwrap_or_default();
-    let new = status::status_of(hub, report, k8s_openapi::jiff::Timestamp::now());
-    if new == old {
-        return Ok(());
+    let api: Api<Hub> = Api::namespaced(ctx.client.clone(), &hub.namespace().unwrap_or_default());
+    let mut present = hub.clone();
+    for tries in 1.. {
+        let old = present.status.clone().unwrap_or_default();
+        let new = status::status_of(&present, report, &ctx.settings.installation(), k8s_openapi::jiff::Timestamp::now());
+        if new == old {
+            return Ok(());
+        }
+        match patch_status(&api, &present, &new).await {
+            Ok(()) => return said(ctx, hub, &old, &new).await,
+            Err(Error::Kube(kube::Error::Api(status))) if status.code == 409 && tries < STATUS_TRIES => {}
+            Err(error) => return Err(error),
+        }
+        match api.get_opt(&hub.name_any()).await?.filter(|fresh| fresh.uid() == hub.uid()) {
+            Some(fresh) => present = fresh,
+            None => return Ok(()),
+        }
     }
-    let mut patch = serde_json::to_value(&new).map_err(Error::Serialisation)?;
+    Ok(())
+}
+
+async fn patch_status(api: &Api<Hub>, hub: &Hub, status: &HubStatus) -> Result<(), Error> {
+    let mut patch = serde_json::to_value(status).map_err(Error::Serialisation)?;
     if let Some(fields) = patch.as_object_mut() {
         // Wishes are written where they are noted and carried out.
         fields.remove("pendingDeletions");
     }
-    let api: Api<Hub> = Api::namespaced(ctx.client.clone(), &hub.namespace().unwrap_or_default());
-    let patch = json!({"metadata": {"uid": hub.uid()}, "status": patch});
+    let patch = json!({"metadata": {"uid": hub.uid(), "resourceVersion": hub.resource_version()}, "status": patch});
     api.patch_status(&hub.name_any(), &params(), &Patch::Merge(patch)).await?;
+    Ok(())
+}
+
+async fn said(ctx: &Context, hub: &Hub, old: &HubStatus, new: &HubStatus) -> Result<(), Error> {
     ctx.metrics.status_written("Hub");
-    if let Some((kind, reason, message)) = status::turned(&old, &new) {
+    if let Some((kind, reason, message)) = status::turned(old, new) {
         ctx.event(hub, kind, &reason, &message).await;
     }
     Ok(())

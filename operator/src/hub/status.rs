@@ -1,5 +1,6 @@
 //! A hub's status: what was seen and measured, never what was wished. Pure but for [`Measured::gather`].
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::events::EventType;
@@ -70,7 +71,7 @@ impl Measured {
 }
 
 /// The status of a hub.
-pub fn status_of(hub: &Hub, seen: &Measured, now: Timestamp) -> HubStatus {
+pub fn status_of(hub: &Hub, seen: &Measured, installation: &str, now: Timestamp) -> HubStatus {
     let old = hub.status.clone().unwrap_or_default();
     let names = Names::of(hub);
     let generation = hub.metadata.generation;
@@ -113,8 +114,35 @@ pub fn status_of(hub: &Hub, seen: &Measured, now: Timestamp) -> HubStatus {
         topics: seen.topics.map(|topics| u32::try_from(topics).unwrap_or(u32::MAX)).or(old.topics),
         detached_topics: if seen.is_linked() { seen.detached.clone() } else { old.detached_topics.clone() },
         pending_deletions: old.pending_deletions.clone(),
-        conditions: conditions::merge(&old.conditions, &wanted(hub, seen), generation, now),
+        conditions: with_note(
+            &old.conditions,
+            conditions::merge(&old.conditions, &wanted(hub, seen), generation, now),
+            installation,
+        ),
     }
+}
+
+/// The condition that an installation writes which leaves a hub to another one. Pure.
+pub fn left_alone(ours: &str, holder: &str, hub: &str) -> Wanted {
+    let message = format!(
+        "{}; operator {ours}, which watches this namespace too, leaves the hub alone. If {holder} was uninstalled: kubectl annotate hub {hub} {}-",
+        acts(holder),
+        crate::context::OPERATED_BY
+    );
+    Wanted::new(OPERATED_ELSEWHERE, Some(true), "ClaimedByAnother", message)
+}
+
+const OPERATED_ELSEWHERE: &str = "OperatedElsewhere";
+
+fn acts(holder: &str) -> String {
+    format!("operator {holder} acts on this hub")
+}
+
+/// Our conditions, and the note of another installation while it is about us: it is true, and people should see it.
+fn with_note(old: &[Condition], mut new: Vec<Condition>, installation: &str) -> Vec<Condition> {
+    let begin = format!("{};", acts(installation));
+    new.extend(old.iter().find(|known| known.type_ == OPERATED_ELSEWHERE && known.message.starts_with(&begin)).cloned());
+    new
 }
 
 fn wanted(hub: &Hub, seen: &Measured) -> Vec<Wanted> {

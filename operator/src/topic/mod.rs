@@ -73,12 +73,14 @@ impl<'a> Work<'a> {
 
     /// Plans by what is known now.
     fn next(&self) -> Next {
-        let waited = self.object.metadata.deletion_timestamp.as_ref().is_some_and(|since| {
-            let waited = Timestamp::now().duration_since(since.0);
-            waited.as_secs() >= self.ctx.settings.deletion_patience.unwrap_or(DELETION_PATIENCE).as_secs() as i64
-        });
+        let patience = self.ctx.settings.deletion_patience.unwrap_or(DELETION_PATIENCE);
+        let waited = self.has_waited(patience);
         let Some(hub) = self.hub() else { return self.plan(HubView::Missing, false, waited) };
-        if hub.metadata.deletion_timestamp.is_some() || !self.ctx.is_ours(&hub) {
+        if !self.ctx.is_ours(&hub) {
+            // Whoever acts on the hub comes first, and notes the wish if the hub does not answer.
+            return self.plan(HubView::Elsewhere, false, self.has_waited(patience * 2));
+        }
+        if hub.metadata.deletion_timestamp.is_some() {
             return self.plan(HubView::Going, false, waited);
         }
         let unknown = |why: &str, is_long| self.plan(HubView::Unknown { why, is_long }, hub.spec.paused, waited);
@@ -92,6 +94,14 @@ impl<'a> Work<'a> {
             LinkState::WrongHub { message } => unknown(&message, true),
             LinkState::Synced { .. } => unknown("connecting", false),
         }
+    }
+
+    /// Whether the object has been going for so long.
+    fn has_waited(&self, patience: Duration) -> bool {
+        self.object.metadata.deletion_timestamp.as_ref().is_some_and(|since| {
+            let waited = Timestamp::now().duration_since(since.0);
+            waited.as_secs() >= i64::try_from(patience.as_secs()).unwrap_or(i64::MAX)
+        })
     }
 
     fn plan(&self, hub: HubView<'_>, is_paused: bool, waited: bool) -> Next {

@@ -24,8 +24,10 @@ pub const ADOPTED: &str = "tidegate.dev/adopted-topic";
 pub enum HubView<'a> {
     /// There is no such Hub.
     Missing,
-    /// It is being deleted, or belongs to another installation.
+    /// It is being deleted.
     Going,
+    /// Another installation acts on it, and on its topics.
+    Elsewhere,
     /// Its catalog is not known now.
     Unknown {
         /// Why.
@@ -204,6 +206,10 @@ fn farewell(seen: &Seen<'_>) -> Next {
         HubView::Missing | HubView::Going => {
             Next::Release(Some("its hub is gone or going: the topic's data stays in the object store".to_owned()))
         }
+        HubView::Elsewhere if seen.waited => Next::Release(Some(
+            "the operator that acts on its hub does not answer: the topic's data stays in the object store".to_owned(),
+        )),
+        HubView::Elsewhere => Next::Wait,
         HubView::Unknown { .. } if !seen.waited => Next::Wait,
         HubView::Unknown { .. } => match recorded(object) {
             Some(uid) => Next::Note(Wish { uid, name: object.spec.topic_name(&mine.name).to_owned() }),
@@ -226,9 +232,11 @@ fn keep(seen: &Seen<'_>) -> Next {
             return Next::Rest(Report { degraded: false, ..Report::problem("HubNotFound", message) });
         }
         HubView::Going => {
-            let message = "the hub is being deleted, or another operator has it: nothing is done for its topics".to_owned();
+            let message = "the hub is being deleted: nothing is done for its topics".to_owned();
             return Next::Rest(Report { degraded: false, ..Report::problem("HubGoing", message) });
         }
+        // Its status is the other's to write: the Hub's condition says who that is.
+        HubView::Elsewhere => return Next::Wait,
         HubView::Unknown { is_long: false, .. } => return Next::Wait,
         HubView::Unknown { why, .. } => {
             let report = Report::problem("HubUnreachable", format!("the hub's catalog is not known now: {why}"));

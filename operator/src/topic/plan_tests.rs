@@ -246,3 +246,15 @@ fn a_short_absence_of_the_hub_is_not_mentioned() {
     assert_eq!(next_in(&away(false), &topic("{}"), vec![]), Next::Wait);
     assert_eq!(reason(next_in(&away(true), &topic("{}"), vec![])), "HubUnreachable");
 }
+
+#[test]
+fn what_another_installation_acts_on_is_left_to_it() {
+    let case = Case { hub: Some(HubView::Elsewhere), ..PLAIN };
+    for object in [topic("{}"), topic(DELETE), bound_to(topic("{}"), 1)] {
+        assert_eq!(next_in(&case, &object, vec![]), Next::Wait);
+    }
+    let going = deleting(bound_to(topic(DELETE), 1));
+    assert_eq!(next_in(&case, &going, vec![]), Next::Wait, "the other one deletes the topic first");
+    let abandoned = Case { hub: Some(HubView::Elsewhere), waited: true, ..PLAIN };
+    assert!(matches!(next_in(&abandoned, &going, vec![]), Next::Release(Some(_))), "a finalizer traps nothing for ever");
+}

@@ -20,6 +20,7 @@ use tidegate_crd::{Hub, Topic};
 use tidegate_env::Env;
 use tidegate_operator::catalog::BrokerNetwork;
 use tidegate_operator::controller::{Parts, lead};
+use tidegate_operator::lease::Term;
 use tidegate_operator::metrics::Metrics;
 use tidegate_operator::settings::Settings;
 use tidegate_proto::token::SigningKey;
@@ -164,13 +165,18 @@ impl Bed {
     }
 
     pub(crate) fn operator_with(&self, client: Client, metrics: Arc<Metrics>) -> Operator {
+        self.operator_as(self.settings(), client, metrics)
+    }
+
+    pub(crate) fn operator_as(&self, settings: Settings, client: Client, metrics: Arc<Metrics>) -> Operator {
         let stop = CancellationToken::new();
         let parts = Parts {
             client,
-            settings: self.settings(),
+            settings,
             network: Arc::clone(&self.network) as Arc<dyn BrokerNetwork>,
             key: Arc::new(SigningKey::from_seed(&[7; 32])),
             metrics,
+            term: Term::endless(),
         };
         Operator { stop: stop.clone(), task: tokio::spawn(lead(parts, stop)) }
     }

@@ -4,6 +4,8 @@
 
 mod bed;
 mod faults;
+mod leaders;
 mod matrix;
+mod program;
 mod scale;
 mod schema;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidegate_env::Env;
+use tidegate_journal::raft::Links;
 use tidegate_journal::state::{Lost, State};
 use tidegate_journal::{Journal, JournalParts, TailCache};
 use tidegate_model::{BrokerId, HubId, JournalId, TimestampMs, TopicPartition};
@@ -196,6 +197,7 @@ async fn seed(settings: &HubSettings, env: &Env, states: &mut BTreeMap<JournalId
             cache: TailCache::new(settings.journal.tail_cache_bytes),
             checkpoint_dir: settings.data_dir.join("checkpoints").join(id.to_string()),
             env: env.clone(),
+            links: Links::none(),
         };
         let lost = Journal::seed(id, u64::from(settings.broker_id), state, &parts).await;
         all.extend(lost.map_err(|source| RecoverError::Seed { journal: id, source })?);

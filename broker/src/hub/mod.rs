@@ -238,7 +238,7 @@ pub(crate) fn submit_error(error: JournalError) -> Error {
             limit: limit as u64,
             setting: "the least of 16 MiB, half of hub.wal.file_bytes and hub.journal.in_flight_bytes",
         },
-        JournalError::Failed { .. } => Error::Unavailable { problem },
+        JournalError::Deposed { .. } | JournalError::Failed { .. } => Error::Unavailable { problem },
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tidegate_env::Env;
 use tidegate_journal::entry::{Operation, Unit};
-use tidegate_journal::raft::StartError;
+use tidegate_journal::raft::{Links, StartError};
 use tidegate_journal::{Journal, JournalParts, TailCache};
 use tidegate_model::{BrokerId, HubId, JournalId};
 use tidegate_tier::keys::Keys;
@@ -237,6 +237,7 @@ impl Starter<'_> {
             cache: self.cache.clone(),
             checkpoint_dir: self.settings.data_dir.join("checkpoints").join(id.to_string()),
             env: self.env.clone(),
+            links: Links::none(),
         };
         let journal = Journal::start(id, journal_settings(self.settings), self.recovered.remove(&id), parts).await?;
         journal.ensure_ready().await.map_err(|error| OpenError::Start(submit_error(error)))?;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tidegate_env::Env;
 use tidegate_journal::entry::{Operation, ProducerLimits, Unit};
+use tidegate_journal::raft::Links;
 use tidegate_journal::{Journal, JournalParts, JournalSettings, TailCache};
 use tidegate_model::{
     BatchBuilder, Compression, JournalId, LeaderEpoch, Offset, PartitionId, TimestampMs, TopicPartition, TopicUid,
@@ -73,6 +74,7 @@ async fn main() {
         cache: TailCache::new(128 << 20),
         checkpoint_dir: folder.join("state"),
         env: env.clone(),
+        links: Links::none(),
     };
     let batch = batch(bytes);
     let mut running = Vec::new();

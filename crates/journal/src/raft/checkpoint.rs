@@ -21,6 +21,8 @@ const MAGIC: [u8; 8] = *b"TGJOURCP";
 const VERSION: u16 = 1;
 const HEAD_BYTES: usize = 8 + 2 + 2 + 4 + 24;
 const SUFFIX: &str = ".checkpoint";
+/// Flag of a checkpoint that a leader sent: the log may end below it.
+const RECEIVED: u16 = 1;
 
 /// A state with the place in the log that it stands for, and the members at that place.
 #[derive(Clone, Debug)]
@@ -46,6 +48,8 @@ impl Core {
 pub(super) struct Kept {
     pub(super) id: LogId,
     pub(super) membership: StoredMembership,
+    /// A leader sent it; this replica's log did not lead up to it.
+    pub(super) received: bool,
 }
 
 impl Kept {
@@ -137,6 +141,11 @@ impl Checkpoints {
         self.kept.lock().iter().rev().find(|kept| kept.index() <= limit).cloned()
     }
 
+    /// Whether the newest checkpoint came from a leader.
+    pub(super) fn newest_was_received(&self) -> bool {
+        self.kept.lock().last().is_some_and(|kept| kept.received)
+    }
+
     /// How far the log may be purged for the sake of a start: to the older of the last two.
     pub(super) fn replay_floor(&self) -> u64 {
         let kept = self.kept.lock();
@@ -204,8 +213,18 @@ pub(super) struct Encoded {
     kept: Kept,
 }
 
-#[cfg(test)]
 impl Encoded {
+    /// The same, marked as one that a leader sent.
+    pub(super) fn received(mut self) -> Encoded {
+        self.kept.received = true;
+        self.bytes[10..12].copy_from_slice(&RECEIVED.to_le_bytes());
+        let content = self.bytes.len() - 4;
+        let crc = checksum(CrcAlgorithm::Crc32Iscsi, &self.bytes[..content]) as u32;
+        self.bytes[content..].copy_from_slice(&crc.to_le_bytes());
+        self
+    }
+
+    #[cfg(test)]
     pub(super) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
@@ -227,7 +246,7 @@ pub(super) fn encode(journal: JournalId, core: &Core) -> Option<Encoded> {
     out.put_slice(&state);
     let crc = checksum(CrcAlgorithm::Crc32Iscsi, &out) as u32;
     out.put_u32_le(crc);
-    let kept = Kept { id, membership: core.membership.clone() };
+    let kept = Kept { id, membership: core.membership.clone(), received: false };
     Some(Encoded { bytes: out.to_vec(), kept })
 }
 
@@ -255,7 +274,7 @@ pub(super) fn decode(journal: JournalId, bytes: &[u8]) -> Result<(Core, Kept), I
     if given > VERSION {
         return Err(Invalid::Version { given });
     }
-    let _reserved = rest.get_u16_le();
+    let received = rest.get_u16_le() & RECEIVED != 0;
     let given = rest.get_u32_le();
     if given != journal.0 {
         return Err(Invalid::Journal { given });
@@ -269,7 +288,7 @@ pub(super) fn decode(journal: JournalId, bytes: &[u8]) -> Result<(Core, Kept), I
         .ok_or(Invalid::Short { given: bytes.len(), needed: (bytes.len() - rest.len()).saturating_add(length) })?;
     let membership = StoredMembership::new(changed, members);
     let core = Core { state: State::decode(state)?, applied: Some(id), membership: membership.clone() };
-    Ok((core, Kept { id, membership }))
+    Ok((core, Kept { id, membership, received }))
 }
 
 fn get_log_id(rest: &mut &[u8]) -> Option<LogId> {

@@ -45,6 +45,15 @@ pub enum JournalError {
         /// Who leads, if known.
         leader: Option<u64>,
     },
+    /// Leadership went to another replica while the unit was on its way. Whether it took effect is unknown: an idempotent producer sends it
+    /// again, others look first.
+    #[error("journal {journal} changed its leader while the unit was on its way: it may or may not have taken effect{}", leader.map_or_else(String::new, |id| format!("; replica {id} leads now")))]
+    Deposed {
+        /// The journal.
+        journal: JournalId,
+        /// Who leads now, if known.
+        leader: Option<u64>,
+    },
     /// The journal is shutting down. Whether a unit that was already submitted took effect is unknown.
     #[error("journal {journal} is shutting down")]
     Closed {
@@ -63,6 +72,61 @@ pub enum JournalError {
 
 /// What [`super::Journal::submit`] answers with.
 pub type SubmitError = JournalError;
+
+/// Why members were not changed, leadership was not moved, or a read could not be made sure of.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MemberError {
+    /// Only the leader can do this. Nothing happened, unless leadership was lost on the way: then look again.
+    #[error("this broker does not lead journal {journal}{}", leader.map_or_else(|| String::from(" and knows of no leader: try again"), |id| format!("; replica {id} does")))]
+    NotLeader {
+        /// The journal.
+        journal: JournalId,
+        /// Who leads, if known.
+        leader: Option<u64>,
+    },
+    /// That replica is no member, or no voter.
+    #[error("replica {replica} is no such member of journal {journal}: add it as a learner first")]
+    Unknown {
+        /// The journal.
+        journal: JournalId,
+        /// The replica.
+        replica: u64,
+    },
+    /// A majority could not be reached.
+    #[error("journal {journal} cannot reach a majority of its voters: {reason}")]
+    NoQuorum {
+        /// The journal.
+        journal: JournalId,
+        /// What Raft said.
+        reason: String,
+    },
+    /// The change cannot be made now: another one is under way, or its voters are not all members.
+    #[error("journal {journal} refused the change: {reason}")]
+    Refused {
+        /// The journal.
+        journal: JournalId,
+        /// What Raft said.
+        reason: String,
+    },
+    /// The other replica did not take over in time.
+    #[error("replica {replica} did not take over journal {journal} within {deadline:?}")]
+    Late {
+        /// The journal.
+        journal: JournalId,
+        /// The replica.
+        replica: u64,
+        /// How long it was waited for.
+        deadline: Duration,
+    },
+    /// The journal has ended.
+    #[error("journal {journal} has ended: {reason}")]
+    Ended {
+        /// The journal.
+        journal: JournalId,
+        /// Why.
+        reason: String,
+    },
+}
 
 /// Why a journal cannot be started. Nothing was written unless the variant says so.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +186,16 @@ pub enum StartError {
     /// The stored members do not contain this replica.
     #[error("replica {replica} is no member of journal {journal}: this is another replica's data, or this one was removed")]
     NotAMember {
+        /// The journal.
+        journal: JournalId,
+        /// This replica.
+        replica: u64,
+    },
+    /// The replica was to go on from what it has, and has nothing.
+    #[error(
+        "replica {replica} of journal {journal} has nothing stored: its volume was emptied or replaced; rebuild it under a new id, under this one it must not vote"
+    )]
+    NothingStored {
         /// The journal.
         journal: JournalId,
         /// This replica.

@@ -2,12 +2,13 @@
 //!
 //! Knows Raft only by what the other modules of this folder offer; callers know neither Raft nor the WAL's frames.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use openraft::Raft;
 use openraft::async_runtime::WatchReceiver;
-use openraft::{Config, EmptyNode, Raft, RaftState, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
 use tidegate_env::{Env, Joined};
 use tidegate_model::{JournalId, Offset, TopicPartition};
@@ -17,11 +18,15 @@ use tokio::sync::{Semaphore, watch};
 use super::cache::TailCache;
 use super::checkpoint::{CheckpointInfo, Checkpoints, Core};
 use super::error::{JournalError, StartError};
+use super::leadership::{Leadership, follow};
 use super::machine::{Machine, View};
-use super::network::NoPeers;
+use super::network::Network;
+use super::peers::Links;
 use super::proposer::Proposer;
 use super::queue::{Queue, Ticket, cost, is_control};
+use super::receive::IncomingSnapshot;
 use super::settings::JournalSettings;
+use super::start::{Beginning, begin, check_reach, config, recover_installed};
 use super::store::LogStore;
 use super::types::{RaftPayload, Runtime, TypeConfig};
 use crate::entry::{Operation, Unit, UnitOutcome};
@@ -38,17 +43,8 @@ pub struct JournalParts {
     pub checkpoint_dir: PathBuf,
     /// Time, randomness, threads, disk.
     pub env: Env,
-}
-
-/// Who leads a journal.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Leadership {
-    /// The leader's replica id, if known.
-    pub leader: Option<u64>,
-    /// The current term.
-    pub term: u64,
-    /// Whether it is this replica.
-    pub is_self: bool,
+    /// The way to the other replicas; [`Links::none`] for a broker that is alone.
+    pub links: Links,
 }
 
 /// A journal on this broker. Cheap to clone. Dropping all handles does not stop it: use [`Journal::shutdown`].
@@ -69,6 +65,9 @@ struct Inner {
     checkpoints: Arc<Checkpoints>,
     checkpointing: tokio::sync::Mutex<()>,
     leadership: watch::Receiver<Leadership>,
+    /// Another replica leads: units need not queue to hear so.
+    follows: Arc<AtomicBool>,
+    incoming: IncomingSnapshot,
     failed: watch::Sender<Option<Arc<str>>>,
     tasks: Mutex<Tasks>,
 }
@@ -97,35 +96,46 @@ impl Journal {
         recovered: Option<JournalLog>,
         parts: JournalParts,
     ) -> Result<Journal, StartError> {
+        let alone = Beginning::Bootstrap { voters: [settings.replica].into() };
+        Journal::start_as(id, settings, alone, recovered, parts).await
+    }
+
+    /// Starts a replica of a journal from what the WAL recovered of it; `beginning` says what to do if there is nothing. With several
+    /// members the replica takes part in elections by itself from now on; give it what arrives for it by [`Journal::accept`].
+    ///
+    /// # Errors
+    /// [`StartError`]; each names what is wrong and the way out.
+    pub async fn start_as(
+        id: JournalId,
+        settings: JournalSettings,
+        beginning: Beginning,
+        recovered: Option<JournalLog>,
+        parts: JournalParts,
+    ) -> Result<Journal, StartError> {
         settings.validate(parts.wal.max_payload_bytes())?;
         let (checkpoints, newest) = Checkpoints::open(id, parts.checkpoint_dir.clone(), &parts.env)
             .await
             .map_err(|source| StartError::CheckpointFolder { path: parts.checkpoint_dir.clone(), source })?;
         let failed = |reason: String| StartError::Raft { journal: id, reason };
+        let recovered = recover_installed(id, recovered, newest.as_ref(), &checkpoints, &parts.wal).await?;
         let store = LogStore::new(id, parts.wal.clone(), parts.cache.clone(), recovered.as_ref())
             .map_err(|error| failed(error.to_string()))?;
         let core = newest.unwrap_or_else(Core::empty);
         check_reach(id, &core, &store, &parts)?;
-        let fresh = store.last_index() == 0 && core.applied.is_none();
+        let stored = store.last_index() != 0 || core.applied.is_some();
         parts.cache.applied(id, core.index());
         let time = core.state.time();
         let view = Arc::new(View::new(id, core, settings.checkpoint_bytes));
         let checkpoints = Arc::new(checkpoints);
         let machine = Machine { view: view.clone(), cache: parts.cache.clone(), checkpoints: checkpoints.clone() };
+        let network = Network { journal: id, replica: settings.replica, links: parts.links.clone(), env: parts.env.clone() };
         let seed = parts.env.random.next_u64();
-        let raft = Runtime::scope(seed, Raft::new(settings.replica, config(), NoPeers, store, machine))
+        let raft = Runtime::scope(seed, Raft::new(settings.replica, config(&settings), network, store, machine))
             .await
             .map_err(|error| failed(error.to_string()))?;
-        if fresh {
-            let members = BTreeMap::from([(settings.replica, EmptyNode::new())]);
-            raft.initialize(members).await.map_err(|error| failed(error.to_string()))?;
-        } else if is_voter(&raft, settings.replica).await.map_err(failed)? {
-            raft.trigger().elect(false).await.map_err(|error| failed(error.to_string()))?;
-        } else {
-            let _ = raft.shutdown().await;
-            return Err(StartError::NotAMember { journal: id, replica: settings.replica });
-        }
-        let (leadership, task) = follow_leadership(&raft, settings.replica, &parts.env);
+        begin(id, &raft, settings.replica, &beginning, stored).await?;
+        let follows = Arc::new(AtomicBool::new(false));
+        let (leadership, task) = follow(&raft, settings.replica, follows.clone(), &parts.env);
         let inner = Arc::new(Inner {
             id,
             raft,
@@ -136,6 +146,8 @@ impl Journal {
             checkpoints,
             checkpointing: tokio::sync::Mutex::default(),
             leadership,
+            follows,
+            incoming: IncomingSnapshot::default(),
             failed: watch::Sender::new(None),
             tasks: Mutex::new(Tasks { proposer: None, others: vec![task] }),
             settings,
@@ -184,9 +196,12 @@ impl Journal {
     /// unit is on its way whether or not the ticket is awaited; a call that is dropped before submits nothing.
     ///
     /// # Errors
-    /// Nothing was submitted: the unit is too large, the WAL is full, or the journal ended.
+    /// Nothing was submitted: the unit is too large, another replica leads, the WAL is full, or the journal ended.
     pub async fn submit(&self, unit: Unit) -> Result<Ticket, JournalError> {
         let inner = &*self.inner;
+        if inner.follows.load(Ordering::Relaxed) {
+            return Err(JournalError::NotLeader { journal: inner.id, leader: inner.leadership.borrow().leader });
+        }
         let (bytes, control) = (cost(&unit), is_control(&unit));
         let (permits, limit, class) = if control {
             (&inner.control_permits, inner.settings.control_bytes as usize, Class::Control)
@@ -279,6 +294,36 @@ impl Journal {
         inner.parts.cache.forget(inner.id);
     }
 
+    /// This replica's id.
+    pub fn replica(&self) -> u64 {
+        self.inner.settings.replica
+    }
+
+    pub(super) fn hub(&self) -> tidegate_model::HubId {
+        self.inner.parts.links.hub
+    }
+
+    pub(super) fn raft(&self) -> &Raft<TypeConfig, Machine> {
+        &self.inner.raft
+    }
+
+    pub(super) fn env(&self) -> &Env {
+        &self.inner.parts.env
+    }
+
+    pub(super) fn incoming(&self) -> &IncomingSnapshot {
+        &self.inner.incoming
+    }
+
+    pub(super) fn max_payload_bytes(&self) -> usize {
+        self.inner.parts.wal.max_payload_bytes()
+    }
+
+    /// The first index that this replica's own log still holds. A snapshot's tail items may lie below it.
+    pub(super) fn first_held(&self) -> u64 {
+        self.inner.parts.wal.first_index(self.inner.id)
+    }
+
     pub(super) fn cached(&self, index: u64) -> Option<RaftPayload> {
         self.inner.parts.cache.get(self.inner.id, index).map(|entry| entry.payload)
     }
@@ -357,7 +402,12 @@ impl Inner {
     /// Purges the log as far as a start and readers can do without it. What cannot be purged now is purged another time.
     async fn purge(&self) {
         let releasable = self.view.read(|core| core.state.releasable());
-        let floor = self.checkpoints.replay_floor().min(releasable);
+        let mut floor = self.checkpoints.replay_floor().min(releasable);
+        if self.follows.load(Ordering::Relaxed) {
+            // Only a leader can release; a follower purges what was released.
+            let retained = self.view.read(|core| core.state.first_retained());
+            floor = floor.min(retained.map_or(u64::MAX, |first| first.saturating_sub(1)));
+        }
         let Some(snapshot) = self.checkpoints.at_or_below(floor) else { return };
         let target = snapshot.index();
         if self.view.read(|core| core.state.first_retained()).is_some_and(|first| first <= target) {
@@ -387,64 +437,4 @@ impl Inner {
             tracing::warn!(journal = self.id.0, %error, "the log cannot be purged");
         }
     }
-}
-
-async fn is_voter(raft: &Raft<TypeConfig, Machine>, replica: u64) -> Result<bool, String> {
-    let look = move |state: &RaftState<TypeConfig>| state.membership_state.effective().voter_ids().any(|voter| voter == replica);
-    raft.with_raft_state(look).await.map_err(|error| error.to_string())
-}
-
-/// The settings of openraft. Ticks are off: an idle journal costs nothing, a single voter needs no heartbeat to keep its lease, and
-/// elections are asked for by us. Snapshots and purges happen only when we say so.
-fn config() -> Arc<Config> {
-    let config = Config {
-        cluster_name: String::from("tidegate"),
-        enable_tick: false,
-        enable_heartbeat: false,
-        enable_elect: false,
-        enable_pre_vote: Some(true),
-        // Each start leads under a new term, so that its first entry tells what the terms before it committed.
-        enable_leader_restore: Some(false),
-        snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: u64::MAX,
-        api_channel_size: Some(64),
-        notification_channel_size: Some(1024),
-        state_machine_channel_size: Some(64),
-        ..Config::default()
-    };
-    Arc::new(config.validate().expect("constant settings are valid"))
-}
-
-/// Checks that state and log meet: nothing between them is missing, and the log did not lose what the state was built from.
-fn check_reach(id: JournalId, core: &Core, store: &LogStore, parts: &JournalParts) -> Result<(), StartError> {
-    if core.index() < store.purged_index() {
-        return Err(StartError::NoCheckpoint { journal: id, path: parts.checkpoint_dir.clone(), purged: store.purged_index() });
-    }
-    if core.index() > store.last_index() {
-        return Err(StartError::LogLost { journal: id, checkpoint: core.index(), last: store.last_index() });
-    }
-    Ok(())
-}
-
-fn follow_leadership(
-    raft: &Raft<TypeConfig, Machine>,
-    replica: u64,
-    env: &Env,
-) -> (watch::Receiver<Leadership>, Box<dyn Joined>) {
-    let mut metrics = raft.server_metrics();
-    let (sender, receiver) = watch::channel(Leadership::default());
-    let body = async move {
-        loop {
-            let now = {
-                let seen = metrics.borrow_watched();
-                let is_self = seen.state == ServerState::Leader && seen.current_leader == Some(replica);
-                Leadership { leader: seen.current_leader, term: seen.vote.leader_id.term, is_self }
-            };
-            sender.send_if_modified(|old| std::mem::replace(old, now) != now);
-            if metrics.changed().await.is_err() {
-                return;
-            }
-        }
-    };
-    (receiver, env.threads.task("leadership", Box::pin(body)))
 }

@@ -183,7 +183,6 @@ impl Machine {
 /// Raft's snapshot: a checkpoint on disk, read only when it is sent, or what a leader sent.
 pub(super) enum SnapshotData {
     Kept(Kept, Arc<Checkpoints>),
-    #[allow(dead_code, reason = "made by the network, once there are peers")]
     Received(Bytes),
 }
 
@@ -234,10 +233,13 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let snapshot = snapshot.bytes().await?;
         let (core, _) =
             decode(self.view.journal, &snapshot).map_err(|problem| io::Error::new(io::ErrorKind::InvalidData, problem))?;
-        self.view.install(core);
-        if let Some(encoded) = self.view.encode() {
-            self.checkpoints.write(encoded, u64::MAX).await?;
+        // On disk first: should the process end here, the start finds the checkpoint and purges the log up to it.
+        if let Some(encoded) = super::checkpoint::encode(self.view.journal, &core) {
+            self.checkpoints.write(encoded.received(), u64::MAX).await?;
         }
+        let index = core.index();
+        self.view.install(core);
+        self.cache.applied(self.view.journal, index);
         Ok(())
     }
 

@@ -10,23 +10,34 @@ mod cache;
 mod checkpoint;
 mod error;
 mod journal;
+mod leadership;
 mod machine;
+mod members;
 mod network;
+mod peers;
 mod proposer;
 mod queue;
 mod read;
+mod receive;
 mod seed;
 mod settings;
+mod start;
 mod store;
 mod types;
+mod wire;
 
 pub use cache::TailCache;
 pub use checkpoint::{CheckpointInfo, InspectedCheckpoint, inspect_checkpoint, is_checkpoint};
-pub use error::{JournalError, ReadError, StartError, SubmitError};
-pub use journal::{Journal, JournalParts, Leadership};
+pub use error::{JournalError, MemberError, ReadError, StartError, SubmitError};
+pub use journal::{Journal, JournalParts};
+pub use leadership::Leadership;
+pub use members::{Freshness, Members, Progress};
+pub use peers::{Answer, Lane, Links, Message, PeerError, Peers, broker_of, generation_of, replica_id};
 pub use queue::Ticket;
 pub use read::{PREFIX_BYTES, ServedBatch, TailRead};
+pub use receive::Accepted;
 pub use settings::{ENTRY_OVERHEAD_BYTES, JournalSettings};
+pub use start::Beginning;
 
 #[cfg(test)]
 mod tests;

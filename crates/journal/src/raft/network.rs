@@ -1,77 +1,286 @@
-//! The network between replicas. There are no peers yet: a journal has one voter, and every call says so.
+//! Raft's calls to other replicas, over [`Peers`](super::peers::Peers).
 //!
-//! What comes later: one pipelined `stream_append` per peer pair over a shared connection (the default implementation is sequential),
-//! a deadline on every call, and a second connection for heartbeats. Neither edges nor the state will notice.
+//! Entries go down one pipelined stream for each follower: up to [`PIPELINE`] requests wait for their answers at once, bounded in bytes by
+//! the peer's budget. The stream of answers owns the stream of requests, as openraft asks for. Every wait has a deadline, because an
+//! answer that never comes would hold the stream for ever. Votes, pre-votes, transfers and heartbeats take the control lane.
 
 use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
 use openraft::type_config::alias::{SnapshotOf, VoteOf};
 use openraft::{AnyError, EmptyNode};
+use tidegate_env::Env;
+use tidegate_model::JournalId;
 
 use super::machine::SnapshotData;
-use super::types::TypeConfig;
+use super::peers::{Answer, Lane, Links, Message, PeerError, broker_of};
+use super::types::{LogId, TypeConfig};
+use super::wire::{Header, Part, PartAnswer, Reply, decode_reply};
 
-/// Makes connections that reach nobody.
-pub(super) struct NoPeers;
+/// Requests of one stream that wait for their answers.
+const PIPELINE: usize = 32;
 
-/// A connection that reaches nobody.
-pub(super) struct NoPeer {
-    target: u64,
+/// A stream from which nothing was answered for so long is given up and begun again.
+const STALLED: Duration = Duration::from_secs(1);
+
+/// What is sent of a snapshot at once.
+const PART_BYTES: usize = 512 << 10;
+
+/// How long one part of a snapshot may take; installing the last one takes longest.
+const PART_DEADLINE: Duration = Duration::from_secs(60);
+
+type Rpc<T> = Result<T, RPCError<TypeConfig>>;
+
+/// Makes connections to the other replicas of a journal.
+pub(super) struct Network {
+    pub(super) journal: JournalId,
+    pub(super) replica: u64,
+    pub(super) links: Links,
+    pub(super) env: Env,
 }
 
-impl NoPeer {
-    fn unreachable(&self) -> Unreachable<TypeConfig> {
-        let message = format!("replica {} is on another broker, and journals have one replica for now", self.target);
-        Unreachable::new(&AnyError::error(message))
+/// The way to one replica.
+#[derive(Clone)]
+pub(super) struct Peer {
+    header: Header,
+    lane: Lane,
+    links: Links,
+    env: Env,
+}
+
+impl Network {
+    fn peer(&self, to: u64, lane: Lane) -> Peer {
+        let header = Header { hub: self.links.hub, journal: self.journal, from: self.replica, to };
+        Peer { header, lane, links: self.links.clone(), env: self.env.clone() }
     }
 }
 
-impl RaftNetworkFactory<TypeConfig> for NoPeers {
-    type Network = NoPeer;
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Peer;
 
-    async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> NoPeer {
-        NoPeer { target }
+    async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Peer {
+        self.peer(target, Lane::Data)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, _node: &EmptyNode) -> Peer {
+        self.peer(target, Lane::Control)
     }
 }
 
-impl RaftNetworkV2<TypeConfig> for NoPeer {
+impl Peer {
+    async fn send(&self, lane: Lane, message: Message) -> Result<Answer, PeerError> {
+        self.links.peers.send(broker_of(self.header.to), lane, message).await
+    }
+
+    /// One request and its answer, within `deadline`.
+    async fn call(&self, lane: Lane, message: Message, deadline: Duration) -> Rpc<Reply> {
+        let answered = async { self.send(lane, message).await?.await };
+        match within(&self.env, deadline, answered).await {
+            Some(answer) => self.read(answer),
+            None => Err(self.late(deadline)),
+        }
+    }
+
+    fn read(&self, answer: Result<Message, PeerError>) -> Rpc<Reply> {
+        match answer.map(decode_reply) {
+            Ok(Ok(Reply::Refused(why))) => Err(self.unreachable(format!("replica {} refused: {why}", self.header.to))),
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(unreadable)) => Err(self.unreachable(format!("replica {}: {unreadable}", self.header.to))),
+            Err(error @ PeerError::Unreachable { .. }) => Err(self.unreachable(error.to_string())),
+            Err(error @ PeerError::Broken { .. }) => Err(NetworkError::new(&error).into()),
+        }
+    }
+
+    fn unreachable(&self, why: String) -> RPCError<TypeConfig> {
+        Unreachable::new(&AnyError::error(why)).into()
+    }
+
+    fn late(&self, after: Duration) -> RPCError<TypeConfig> {
+        let why = format!("replica {} did not answer within {after:?}", self.header.to);
+        NetworkError::new(&AnyError::error(why)).into()
+    }
+
+    fn unexpected(&self) -> RPCError<TypeConfig> {
+        self.unreachable(format!("replica {} answered another question than it was asked", self.header.to))
+    }
+
+    async fn any_vote(&self, message: Message, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+        match self.call(Lane::Control, message, option.hard_ttl()).await? {
+            Reply::Vote(answer) => Ok(answer),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    async fn send_parts(
+        &self,
+        vote: VoteOf<TypeConfig>,
+        last: Option<LogId>,
+        data: bytes::Bytes,
+    ) -> Rpc<SnapshotResponse<TypeConfig>> {
+        let (total, mut offset) = (data.len(), 0);
+        loop {
+            let end = (offset + PART_BYTES).min(total);
+            let part = Part { vote, last, total: total as u64, offset: offset as u64, data: data.slice(offset..end) };
+            match self.call(Lane::Data, self.header.part(part), PART_DEADLINE).await? {
+                Reply::Snapshot(PartAnswer::Done(vote)) => return Ok(SnapshotResponse::new(vote)),
+                // The receiver says where to go on: it may have been started anew, or have the beginning from a call that broke off.
+                Reply::Snapshot(PartAnswer::Received(upto)) if (upto as usize) < total => offset = upto as usize,
+                _ => return Err(self.unexpected()),
+            }
+        }
+    }
+}
+
+/// Runs `work` for at most `limit`.
+async fn within<T>(env: &Env, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let (work, late) = (pin!(work), env.clock.sleep(limit));
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = late => None,
+    }
+}
+
+/// When the last answer of a stream came, in milliseconds of the monotonic clock.
+struct Progress {
+    last: AtomicU64,
+    env: Env,
+}
+
+impl Progress {
+    fn now(&self) -> u64 {
+        self.env.clock.monotonic().as_millis() as u64
+    }
+
+    fn note(&self) {
+        self.last.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// Ends when nothing was answered for [`STALLED`]. A queue that moves is never late, however long it is.
+    async fn stalls(&self) {
+        let begun = self.now();
+        loop {
+            let since = self.now().saturating_sub(self.last.load(Ordering::Relaxed).max(begun));
+            let left = (STALLED.as_millis() as u64).saturating_sub(since);
+            if left == 0 {
+                return;
+            }
+            self.env.clock.sleep(Duration::from_millis(left)).await;
+        }
+    }
+
+    async fn or_stalled<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let work = pin!(work);
+        tokio::select! {
+            biased;
+            done = work => { self.note(); Some(done) }
+            () = self.stalls() => None,
+        }
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Peer {
     type SnapshotData = SnapshotData;
 
     async fn append_entries(
         &mut self,
-        _request: AppendEntriesRequest<TypeConfig>,
-        _option: RPCOption,
-    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(self.unreachable().into())
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
+        match self.call(self.lane, self.header.append(&request), option.hard_ttl()).await? {
+            Reply::Append(answer) => Ok(answer),
+            _ => Err(self.unexpected()),
+        }
     }
 
-    async fn vote(
-        &mut self,
-        _request: VoteRequest<TypeConfig>,
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
         _option: RPCOption,
-    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(self.unreachable().into())
+    ) -> BoxFuture<'s, Rpc<BoxStream<'s, Rpc<StreamAppendResult<TypeConfig>>>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        let (peer, progress) = (self.clone(), Arc::new(Progress { last: AtomicU64::new(0), env: self.env.clone() }));
+        let answers = input
+            .then(move |request| {
+                let (peer, progress) = (peer.clone(), progress.clone());
+                async move {
+                    let prev = request.prev_log_id;
+                    let last = request.entries.last().map(|entry| entry.log_id).or(prev);
+                    let sent = progress.or_stalled(peer.send(peer.lane, peer.header.append(&request))).await;
+                    drop(request);
+                    async move {
+                        let Some(sent) = sent else { return Err(peer.late(STALLED)) };
+                        let answer = match sent {
+                            Ok(answer) => progress.or_stalled(answer).await.ok_or_else(|| peer.late(STALLED))?,
+                            Err(error) => Err(error),
+                        };
+                        match peer.read(answer)? {
+                            Reply::Append(AppendEntriesResponse::Conflict) if prev.is_none() => Err(peer.unexpected()),
+                            Reply::Append(answer) => Ok(answer.into_stream_result(prev, last)),
+                            _ => Err(peer.unexpected()),
+                        }
+                    }
+                }
+            })
+            .buffered(PIPELINE);
+        Box::pin(async move { Ok(answers.boxed() as BoxStream<'s, _>) })
+    }
+
+    async fn vote(&mut self, request: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+        self.any_vote(self.header.vote(&request), option).await
     }
 
     // openraft's default grants every pre-vote, which would let a cut-off replica raise its term.
-    async fn pre_vote(
-        &mut self,
-        _request: VoteRequest<TypeConfig>,
-        _option: RPCOption,
-    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(self.unreachable().into())
+    async fn pre_vote(&mut self, request: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+        self.any_vote(self.header.pre_vote(&request), option).await
     }
 
     async fn full_snapshot(
         &mut self,
-        _vote: VoteOf<TypeConfig>,
-        _snapshot: SnapshotOf<TypeConfig, SnapshotData>,
-        _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        vote: VoteOf<TypeConfig>,
+        snapshot: SnapshotOf<TypeConfig, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        Err(self.unreachable().into())
+        let last = snapshot.meta.last_log_id;
+        let unreadable = |error| StreamingError::from(Unreachable::new(&AnyError::new(&error)));
+        let data = snapshot.snapshot.bytes().await.map_err(unreadable)?;
+        let cancel = pin!(cancel);
+        tokio::select! {
+            biased;
+            closed = cancel => Err(closed.into()),
+            sent = self.send_parts(vote, last, data) => Ok(sent?),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<TransferLeaderResponse<TypeConfig>> {
+        match self.call(Lane::Control, self.header.transfer(&request), option.hard_ttl()).await? {
+            Reply::Transfer(answer) => Ok(answer),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    /// A peer that comes back is found within half a second.
+    fn backoff(&self) -> Option<Backoff> {
+        let delays = [20, 40, 80, 160, 320].into_iter().chain(std::iter::repeat(400));
+        Some(Backoff::new(delays.map(Duration::from_millis)))
     }
 }

@@ -144,6 +144,10 @@ impl Proposer {
                 Ok(())
             }
             Verdict::Refused { leader } => self.refused(proposal, leader).await,
+            Verdict::Discarded { leader } => {
+                proposal.fail(&JournalError::Deposed { journal: self.journal, leader });
+                Ok(())
+            }
         }
     }
 
@@ -153,7 +157,11 @@ impl Proposer {
         let mut behind = vec![(first, None)];
         for InFlight { proposal, answer } in std::mem::take(&mut self.in_flight) {
             match verdict(answer.await.ok())? {
-                Verdict::Applied(outcomes) => behind.push((proposal, Some(outcomes))),
+                Verdict::Applied(outcomes) => behind.push((proposal, Some(Ok(outcomes)))),
+                Verdict::Discarded { leader } => {
+                    let error = JournalError::Deposed { journal: self.journal, leader };
+                    behind.push((proposal, Some(Err(error))));
+                }
                 Verdict::Refused { leader: other } => {
                     leader = other;
                     behind.push((proposal, None));
@@ -176,6 +184,10 @@ impl Proposer {
                         let (proposal, _) = again.pop_front().expect("the front was just proposed");
                         proposal.resolve(outcomes);
                     }
+                    Verdict::Discarded { leader } => {
+                        let (proposal, _) = again.pop_front().expect("the front was just proposed");
+                        proposal.fail(&JournalError::Deposed { journal: self.journal, leader });
+                    }
                     Verdict::Refused { leader: other } => {
                         leader = other;
                         break;
@@ -189,7 +201,8 @@ impl Proposer {
         let error = JournalError::NotLeader { journal: self.journal, leader };
         for (proposal, outcomes) in again {
             match outcomes {
-                Some(outcomes) => proposal.resolve(outcomes),
+                Some(Ok(outcomes)) => proposal.resolve(outcomes),
+                Some(Err(error)) => proposal.fail(&error),
                 None => proposal.fail(&error),
             }
         }
@@ -200,13 +213,21 @@ impl Proposer {
 /// What became of a proposal.
 enum Verdict {
     Applied(Vec<UnitOutcome>),
-    Refused { leader: Option<u64> },
+    /// It never reached the log.
+    Refused {
+        leader: Option<u64>,
+    },
+    /// It was in the log of a leader that was deposed: whether another leader committed it is not known here.
+    Discarded {
+        leader: Option<u64>,
+    },
 }
 
 fn verdict(answer: Option<ClientWriteResult<TypeConfig>>) -> Result<Verdict, Arc<str>> {
     match answer {
         Some(Ok(response)) => Ok(Verdict::Applied(response.data.0)),
         Some(Err(ClientWriteError::ForwardToLeader(forward))) => Ok(Verdict::Refused { leader: forward.leader_id }),
+        Some(Err(ClientWriteError::LogEntryDiscarded(forward))) => Ok(Verdict::Discarded { leader: forward.leader_id }),
         Some(Err(other)) => Err(other.to_string().into()),
         None => Err("Raft has stopped".into()),
     }

@@ -94,6 +94,8 @@ impl Journal {
                 // What follows may be small enough to fit, but not without what was left out before it.
                 Ok(ItemRead::Full) => break,
                 Err(_) if !read.batches.is_empty() => break,
+                // A snapshot's state may know items that this replica's log never held; they are all tiered.
+                Err(_) if item.index < self.first_held() => return Err(self.below_what_is_held(at, from)),
                 // The log may have been purged since the state was asked.
                 Err(error) => return Err(self.plan(at, from, max_bytes).err().unwrap_or(error)),
             }
@@ -125,6 +127,16 @@ impl Journal {
                 items.push((*item, partition.epoch_of(item.base)));
             }
             Ok(Plan { items, high_watermark, log_start })
+        })
+    }
+
+    fn below_what_is_held(&self, at: TopicPartition, from: Offset) -> ReadError {
+        let first = self.first_held();
+        self.read_state(|state| {
+            let Some(partition) = state.partition(at) else { return ReadError::UnknownPartition { at } };
+            let held = partition.tail().from(from).find(|item| item.index >= first);
+            let tail_start = held.map_or(partition.high_watermark(), |item| item.base);
+            ReadError::BelowTail { at, offset: from, tail_start }
         })
     }
 

@@ -25,6 +25,9 @@ pub struct JournalSettings {
     /// A local checkpoint is taken after this many bytes of log, 1 KiB or more. Default 64 MiB. A start replays up to twice as much if
     /// the newest checkpoint is damaged.
     pub checkpoint_bytes: u64,
+    /// With several members: milliseconds between heartbeats, 10 to 10,000. Elections begin after three to six times as long without one.
+    /// Default 50.
+    pub heartbeat_ms: u64,
 }
 
 impl JournalSettings {
@@ -39,6 +42,7 @@ impl JournalSettings {
             entry_limit_bytes: 1 << 20,
             entries_in_flight: 4,
             checkpoint_bytes: 64 << 20,
+            heartbeat_ms: 50,
         }
     }
 }
@@ -79,6 +83,7 @@ impl JournalSettings {
             "it must be entry_target_bytes to 64 MiB",
         )?;
         within("entries_in_flight", self.entries_in_flight as u64, 1, 16, "it must be 1 to 16")?;
+        within("heartbeat_ms", self.heartbeat_ms, 10, 10_000, "it must be 10 ms to 10 s")?;
         within("checkpoint_bytes", self.checkpoint_bytes, 1 << 10, u64::MAX, "it must be 1 KiB or more")
     }
 }

@@ -132,7 +132,12 @@ impl RaftLogReader<TypeConfig> for LogStore {
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<RaftEntry>> {
         let (mut entries, mut bytes) = (Vec::new(), 0);
-        for index in self.held(start..end) {
+        let held = self.held(start..end);
+        // A run that begins later would leave a gap in the follower's log: rather none, and Raft looks again.
+        if held.start != start {
+            return Ok(entries);
+        }
+        for index in held {
             bytes += self.bytes_of(index);
             if !entries.is_empty() && bytes > LIMITED_READ_BYTES {
                 break;
@@ -228,7 +233,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let index = last.map_or(0, |id| id.index + 1);
         self.marks.lock().last = last;
         self.cache.truncate_after(self.journal, index);
-        self.write(Write::TruncateAfter { journal: self.journal, index }).await
+        let written = self.write(Write::TruncateAfter { journal: self.journal, index }).await;
+        // Appends before it may have been called durable while it was on its way.
+        self.cache.truncate_after(self.journal, index);
+        written
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {

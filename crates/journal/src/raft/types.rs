@@ -73,12 +73,19 @@ pub(super) enum CodecError {
     Short { what: &'static str, given: usize },
     #[error("{what} has format version {given}, this build knows {known}: run a newer build")]
     Version { what: &'static str, given: u8, known: u8 },
+    #[error("{what} has {extra} bytes after its end")]
+    Long { what: &'static str, extra: usize },
+    #[error("{what} is of kind {kind}, which this build does not know: run a newer build")]
+    Kind { what: &'static str, kind: u8 },
+    #[error("an entry of term {term} comes from a leader of term {vote}: no replica sends that")]
+    Beyond { term: u64, vote: u64 },
     #[error("the entry is damaged: {0}")]
     Entry(#[from] crate::entry::DecodeError),
 }
 
 const VOTE_VERSION: u8 = 1;
-const VOTE_BYTES: usize = 18;
+/// Bytes of an encoded vote.
+pub(super) const VOTE_BYTES: usize = 18;
 
 /// A vote as bytes (docs/formats/raft.md): version, committed, term and replica id, little endian.
 pub(super) fn encode_vote(vote: &Vote) -> Bytes {

@@ -147,7 +147,13 @@ fn a_damaged_checkpoint_costs_a_longer_replay_and_two_a_refusal() {
     on_threads(async {
         let env = Env::real();
         let (wal, log) = open_log(folder.path(), &env).await;
-        let parts = JournalParts { wal, cache: TailCache::new(1 << 20), checkpoint_dir: checkpoints(folder.path()), env };
+        let parts = JournalParts {
+            wal,
+            cache: TailCache::new(1 << 20),
+            checkpoint_dir: checkpoints(folder.path()),
+            env,
+            links: Links::none(),
+        };
         let refused = Journal::start(ID, settings(), log, parts).await.unwrap_err();
         assert!(matches!(refused, StartError::NoCheckpoint { .. }), "{refused}");
     });
@@ -163,7 +169,13 @@ fn a_journal_whose_log_is_gone_does_not_vote() {
     on_threads(async {
         let env = Env::real();
         let (wal, _) = Wal::open(Settings::new(folder.path().join("another")), &env).await.unwrap();
-        let parts = JournalParts { wal, cache: TailCache::new(1 << 20), checkpoint_dir: checkpoints(folder.path()), env };
+        let parts = JournalParts {
+            wal,
+            cache: TailCache::new(1 << 20),
+            checkpoint_dir: checkpoints(folder.path()),
+            env,
+            links: Links::none(),
+        };
         let refused = Journal::start(ID, settings(), None, parts).await.unwrap_err();
         assert!(matches!(refused, StartError::LogLost { last: 0, .. }), "{refused}");
     });

@@ -160,7 +160,13 @@ fn data_of_another_replica_is_refused() {
     on_threads(async {
         let env = Env::real();
         let (wal, log) = open_log(folder.path(), &env).await;
-        let parts = JournalParts { wal, cache: TailCache::new(1 << 20), checkpoint_dir: checkpoints(folder.path()), env };
+        let parts = JournalParts {
+            wal,
+            cache: TailCache::new(1 << 20),
+            checkpoint_dir: checkpoints(folder.path()),
+            env,
+            links: Links::none(),
+        };
         let refused = Journal::start(ID, JournalSettings { replica: 12, ..settings() }, log, parts).await.unwrap_err();
         assert!(matches!(refused, StartError::NotAMember { journal: JournalId(3), replica: 12 }), "{refused}");
     });

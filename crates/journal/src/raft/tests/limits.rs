@@ -42,7 +42,13 @@ fn a_full_wal_refuses_data_with_a_reason_and_takes_it_again_once_space_was_freed
         };
         let (wal, _) = Wal::open(wal_settings, &env).await.unwrap();
         let cache = TailCache::new(4 << 20);
-        let parts = JournalParts { wal: wal.clone(), cache: cache.clone(), checkpoint_dir: checkpoints(folder.path()), env };
+        let parts = JournalParts {
+            wal: wal.clone(),
+            cache: cache.clone(),
+            checkpoint_dir: checkpoints(folder.path()),
+            env,
+            links: Links::none(),
+        };
         let settings = JournalSettings::fitting(11, wal.max_payload_bytes());
         let journal = Journal::start(ID, settings, None, parts).await.unwrap();
         journal.ensure_ready().await.unwrap();
@@ -92,6 +98,7 @@ fn a_unit_that_could_not_fit_into_a_file_of_the_log_is_refused_at_the_start() {
                 cache: TailCache::new(1 << 20),
                 checkpoint_dir: checkpoints(folder.path()),
                 env: env.clone(),
+                links: Links::none(),
             };
             Journal::start(ID, settings, None, parts).await
         };

@@ -1,11 +1,16 @@
 //! Tests of a whole journal over a WAL: one voter, kills, restarts, purges, damaged checkpoints.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests use real files and panic on what must not be")]
 
+mod chaos;
+mod cluster;
 mod golden;
 mod kills;
 mod life;
 mod limits;
+mod moving;
 mod repeats;
+mod replicas;
+mod wire;
 
 use std::path::{Path, PathBuf};
 
@@ -106,7 +111,13 @@ pub(super) async fn open_log(folder: &Path, env: &Env) -> (Wal, Option<JournalLo
 
 pub(super) async fn start_with(folder: &Path, env: &Env, settings: JournalSettings, cache: TailCache) -> Broker {
     let (wal, log) = open_log(folder, env).await;
-    let parts = JournalParts { wal: wal.clone(), cache: cache.clone(), checkpoint_dir: checkpoints(folder), env: env.clone() };
+    let parts = JournalParts {
+        wal: wal.clone(),
+        cache: cache.clone(),
+        checkpoint_dir: checkpoints(folder),
+        env: env.clone(),
+        links: Links::none(),
+    };
     let journal = Journal::start(ID, settings, log, parts).await.unwrap();
     journal.ensure_ready().await.unwrap();
     Broker { wal, journal, cache }

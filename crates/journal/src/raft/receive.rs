@@ -1,0 +1,185 @@
+//! What arrives from other replicas: appends, votes, transfers, snapshots.
+//!
+//! A message is taken only if it is meant for exactly this replica of this hub's journal: one for an earlier replica of the same broker, or
+//! from a broker of another hub, is refused before Raft sees it (I7). A snapshot is gathered in memory, at most one at a time.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::Poll;
+
+use bytes::{Bytes, BytesMut};
+use openraft::raft::AppendEntriesRequest;
+use openraft::storage::{Snapshot, SnapshotMeta};
+use parking_lot::Mutex;
+
+use super::checkpoint::decode;
+use super::journal::Journal;
+use super::machine::SnapshotData;
+use super::peers::Message;
+use super::types::{LogId, RaftPayload, TypeConfig, Vote};
+use super::wire::{Header, Part, PartAnswer, Reply, Request, decode_request, encode_reply};
+
+/// The longest snapshot that is taken: what the state of one journal may come to at worst.
+const SNAPSHOT_BYTES: u64 = 1 << 30;
+
+/// A request that is in its journal's queue.
+pub struct Accepted {
+    state: State,
+}
+
+enum State {
+    Waiting(Pin<Box<dyn Future<Output = Message> + Send>>),
+    Answered(Message),
+}
+
+impl std::fmt::Debug for Accepted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Accepted")
+    }
+}
+
+impl Accepted {
+    /// The answer, to be sent back over the same connection. Any order among answers will do.
+    pub async fn answer(self) -> Message {
+        match self.state {
+            State::Waiting(answer) => answer.await,
+            State::Answered(answer) => answer,
+        }
+    }
+}
+
+/// What has come of a snapshot.
+#[derive(Default)]
+pub(super) struct Incoming {
+    from: Option<(Vote, Option<LogId>, u64)>,
+    data: BytesMut,
+}
+
+/// What to do with a part.
+enum Gathered {
+    Answer(PartAnswer),
+    Whole(Bytes),
+    Refused(String),
+}
+
+impl Incoming {
+    fn take(&mut self, part: &Part) -> Gathered {
+        if part.total > SNAPSHOT_BYTES {
+            return Gathered::Refused(format!("a snapshot of {} bytes is longer than {SNAPSHOT_BYTES}", part.total));
+        }
+        let this = Some((part.vote, part.last, part.total));
+        if self.from != this {
+            // Only a newer leader's snapshot, or the same leader's next one, takes the place of one that is coming in.
+            *self = Incoming { from: this, data: BytesMut::new() };
+        }
+        let have = self.data.len() as u64;
+        if part.offset != have {
+            return Gathered::Answer(PartAnswer::Received(have));
+        }
+        if have + part.data.len() as u64 > part.total || (part.data.is_empty() && have < part.total) {
+            return Gathered::Refused(String::from("a part of a snapshot does not fit its whole"));
+        }
+        self.data.extend_from_slice(&part.data);
+        if (self.data.len() as u64) < part.total {
+            return Gathered::Answer(PartAnswer::Received(self.data.len() as u64));
+        }
+        Gathered::Whole(std::mem::take(self).data.freeze())
+    }
+}
+
+impl Journal {
+    /// Takes a request of another replica. Messages of one connection and lane must be given one after the other, each after this has
+    /// returned for the last; the answers may be awaited at any time, side by side. Waits while Raft's own queue is full, never for the disk.
+    ///
+    /// What is not meant for this replica, or cannot be read, gets an answer that says so.
+    pub async fn accept(&self, message: Message) -> Accepted {
+        let (journal, whole) = (self.id(), self.clone());
+        let mut answer: Pin<Box<dyn Future<Output = Message> + Send>> = Box::pin(async move {
+            let reply = match decode_request(message) {
+                Ok((header, request)) => match whole.refusal(&header) {
+                    None => whole.serve(request).await,
+                    Some(why) => Reply::Refused(why),
+                },
+                Err(error) => Reply::Refused(error.to_string()),
+            };
+            encode_reply(journal, &reply)
+        });
+        // The first poll puts the request into Raft's queue, or into the line before it: so requests keep their order.
+        let first = std::future::poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;
+        Accepted {
+            state: match first {
+                Poll::Ready(answer) => State::Answered(answer),
+                Poll::Pending => State::Waiting(answer),
+            },
+        }
+    }
+
+    fn refusal(&self, header: &Header) -> Option<String> {
+        let (hub, replica) = (self.hub(), self.replica());
+        if header.hub != hub {
+            return Some(format!("this broker belongs to hub {hub}, not to {}", header.hub));
+        }
+        if header.journal != self.id() {
+            return Some(format!("a message for journal {} came to journal {}", header.journal, self.id()));
+        }
+        (header.to != replica).then(|| format!("this is replica {replica} of journal {}, not {}", self.id(), header.to))
+    }
+
+    async fn serve(&self, request: Request) -> Reply {
+        let raft = self.raft();
+        let served = match request {
+            Request::Append(request) => {
+                if let Some(why) = self.unfit(&request) {
+                    return Reply::Refused(why);
+                }
+                raft.append_entries(request).await.map(Reply::Append).map_err(|error| error.to_string())
+            }
+            Request::Vote(request) => raft.vote(request).await.map(Reply::Vote).map_err(|error| error.to_string()),
+            Request::PreVote(request) => raft.pre_vote(request).await.map(Reply::Vote).map_err(|error| error.to_string()),
+            Request::Transfer(request) => {
+                raft.handle_transfer_leader(request).await.map(Reply::Transfer).map_err(|error| error.to_string())
+            }
+            Request::Snapshot(part) => Ok(self.gather(part).await),
+        };
+        served.unwrap_or_else(|why| Reply::Refused(format!("journal {} has ended: {why}", self.id())))
+    }
+
+    /// An entry that this broker's log cannot hold must not reach it.
+    fn unfit(&self, request: &AppendEntriesRequest<TypeConfig>) -> Option<String> {
+        let most = self.max_payload_bytes();
+        let longest = request.entries.iter().map(|entry| match &entry.payload {
+            RaftPayload::Normal(data) => data.0.bytes(),
+            _ => 0,
+        });
+        let longest = longest.max()?;
+        (longest > most).then(|| {
+            format!("an entry of {longest} bytes does not fit this broker's log, which takes {most}: raise wal.file_bytes")
+        })
+    }
+
+    async fn gather(&self, part: Part) -> Reply {
+        let vote = part.vote;
+        let gathered = self.incoming().lock().take(&part);
+        let data = match gathered {
+            Gathered::Answer(answer) => return Reply::Snapshot(answer),
+            Gathered::Refused(why) => return Reply::Refused(why),
+            Gathered::Whole(data) => data,
+        };
+        let (core, kept) = match decode(self.id(), &data) {
+            Ok(read) => read,
+            Err(error) => return Reply::Refused(format!("the snapshot is damaged: {error}")),
+        };
+        if core.applied != part.last {
+            return Reply::Refused(String::from("the snapshot does not end where its sender said"));
+        }
+        let meta = SnapshotMeta { last_log_id: core.applied, last_membership: kept.membership };
+        drop(core);
+        let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(data) };
+        match self.raft().install_full_snapshot(vote, snapshot).await {
+            Ok(response) => Reply::Snapshot(PartAnswer::Done(response.vote)),
+            Err(error) => Reply::Refused(format!("journal {} has ended: {error}", self.id())),
+        }
+    }
+}
+
+pub(super) type IncomingSnapshot = Mutex<Incoming>;

@@ -1,0 +1,154 @@
+//! Members that come and go: learners, snapshots, changes of voters, transfers, reads that are surely fresh.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::cluster::*;
+use super::*;
+use crate::entry::{ObjectInfo, ObjectKey, TierRange};
+
+const THREE: [u64; 3] = [1, 2, 3];
+
+/// Commits that everything up to `end` is in the object store.
+async fn tier(journal: &Journal, base: i64, end: i64) {
+    let key = ObjectKey::from(format!("objects/{base}").as_str());
+    journal.propose(unit(Operation::Intend { key: key.clone() })).await.unwrap();
+    let range = TierRange {
+        at: at(0),
+        base: Offset(base),
+        end: Offset(end),
+        position: 0,
+        bytes: 1_000,
+        min_timestamp: TimestampMs(1_000),
+        max_timestamp: TimestampMs(1_000),
+    };
+    let object = ObjectInfo { key, bytes: 1_000, crc32c: 1 };
+    let tiered = journal.propose(unit(Operation::Tier { object, ranges: vec![range] })).await.unwrap();
+    assert!(matches!(tiered, UnitOutcome::Applied(_)), "{tiered:?}");
+}
+
+#[test]
+fn a_one_voter_journal_grows_to_three_and_shrinks_to_another_one_while_written_to() {
+    on_threads(async {
+        let mut cluster = Cluster::of(&[1], 11).await;
+        cluster.leader().await;
+        cluster.propose(open(0)).await;
+        let mut sequence = 0;
+        for id in [2, 3] {
+            cluster.start(id, Beginning::Join).await.unwrap();
+            let leader = cluster.journal(1);
+            leader.add_learner(id).await.unwrap();
+            for _ in 0..20 {
+                cluster.propose(numbered(0, 9, sequence, &sequence.to_string())).await;
+                sequence += 1;
+            }
+            leader.caught_up(id, 8).await.unwrap();
+            let voters: BTreeSet<u64> = (1..=id).collect();
+            leader.change_voters(voters.clone()).await.unwrap();
+            let members = leader.members();
+            assert_eq!((members.voters, members.changing), (voters, false));
+        }
+        cluster.converged().await;
+        cluster.journal(1).transfer_leadership(3, PATIENCE).await.unwrap();
+        cluster.leader().await;
+        cluster.journal(3).change_voters(BTreeSet::from([3])).await.unwrap();
+        for id in [1, 2] {
+            cluster.kill(id);
+        }
+        for _ in 0..20 {
+            cluster.propose(numbered(0, 9, sequence, &sequence.to_string())).await;
+            sequence += 1;
+        }
+        let expected: Vec<String> = (0..sequence).map(|number| number.to_string()).collect();
+        assert_eq!(cluster.values(0).await, expected);
+    });
+}
+
+#[test]
+fn a_learner_far_behind_gets_a_snapshot_that_hides_nothing_and_a_restart_goes_on_from_it() {
+    on_threads(async {
+        let mut cluster = Cluster::of(&[1], 12).await;
+        cluster.leader().await;
+        cluster.propose(open(0)).await;
+        for number in 0..30 {
+            cluster.propose(append(0, &number.to_string())).await;
+        }
+        tier(cluster.journal(1), 0, 30).await;
+        for number in 30..34 {
+            cluster.journal(1).checkpoint().await.unwrap().unwrap();
+            cluster.propose(append(0, &number.to_string())).await;
+        }
+        eventually("the log is purged", || (cluster.replicas[&1].wal.first_index(ID) > 20).then_some(())).await;
+        let expected: Vec<String> = (30..34).map(|number| number.to_string()).collect();
+
+        cluster.start(2, Beginning::Join).await.unwrap();
+        cluster.journal(1).add_learner(2).await.unwrap();
+        cluster.journal(1).caught_up(2, 0).await.unwrap();
+        assert_eq!(cluster.values(0).await, expected);
+        assert!(cluster.replicas[&2].wal.first_index(ID) > 20, "it did not get the entries one by one");
+        let below = cluster.journal(2).read_tail(at(0), Offset(3), 1).await.unwrap_err();
+        assert!(matches!(below, ReadError::BelowTail { tail_start: Offset(30), .. }), "{below}");
+
+        cluster.kill(2);
+        cluster.propose(append(0, "while it was away")).await;
+        cluster.start(2, Beginning::Restart).await.unwrap();
+        assert_eq!(cluster.values(0).await.len(), 5);
+        cluster.journal(1).change_voters(BTreeSet::from([1, 2])).await.unwrap();
+        cluster.journal(1).transfer_leadership(2, PATIENCE).await.unwrap();
+        let leader = cluster.leader().await;
+        assert_eq!(leader, 2);
+        cluster.propose(append(0, "from the new one")).await;
+        assert_eq!(cluster.values(0).await.len(), 6);
+    });
+}
+
+#[test]
+fn leadership_moves_under_writes_without_losing_or_doubling_any() {
+    on_threads(async {
+        let cluster = Cluster::of(&THREE, 13).await;
+        let mut leader = cluster.leader().await;
+        cluster.propose(open(0)).await;
+        let (mut sequence, mut gaps) = (0, Vec::new());
+        for round in 0..6 {
+            let next = THREE[(THREE.iter().position(|id| *id == leader).unwrap() + 1) % 3];
+            cluster.converged().await;
+            let begun = std::time::Instant::now();
+            cluster.journal(leader).transfer_leadership(next, PATIENCE).await.unwrap();
+            for _ in 0..20 {
+                cluster.propose(numbered(0, 9, sequence, &sequence.to_string())).await;
+                sequence += 1;
+                if sequence % 20 == 1 {
+                    gaps.push(begun.elapsed());
+                }
+            }
+            leader = cluster.leader().await;
+            assert_eq!(leader, next, "round {round}");
+        }
+        println!("from the wish to the first acknowledgement: {gaps:?}");
+        let expected: Vec<String> = (0..sequence).map(|number| number.to_string()).collect();
+        assert_eq!(cluster.values(0).await, expected);
+    });
+}
+
+#[test]
+fn only_a_leader_with_a_majority_says_that_a_read_is_fresh() {
+    on_threads(async {
+        let cluster = Cluster::of(&THREE, 14).await;
+        let leader = cluster.leader().await;
+        cluster.propose(open(0)).await;
+        for freshness in [Freshness::ReadIndex, Freshness::Lease] {
+            cluster.journal(leader).ensure_linearizable(freshness).await.unwrap();
+            let other = *THREE.iter().find(|id| **id != leader).unwrap();
+            let refused = cluster.journal(other).ensure_linearizable(freshness).await.unwrap_err();
+            assert!(matches!(refused, MemberError::NotLeader { .. }), "{refused}");
+        }
+        cluster.net.isolate(leader, &THREE);
+        let rest: Vec<u64> = THREE.into_iter().filter(|id| *id != leader).collect();
+        cluster.leader_of(&rest).await;
+        for freshness in [Freshness::ReadIndex, Freshness::Lease] {
+            let asked =
+                tokio::time::timeout(Duration::from_secs(5), cluster.journal(leader).ensure_linearizable(freshness)).await;
+            assert!(!matches!(asked, Ok(Ok(()))), "a deposed leader vouched for a read by {freshness:?}");
+        }
+    });
+}

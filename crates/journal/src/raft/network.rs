@@ -205,6 +205,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         }
     }
 
+    #[allow(clippy::async_yields_async, reason = "a request is sent first, in order; its answer is awaited later, beside others")]
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,

@@ -194,9 +194,8 @@ fn append_request(rope: &mut Rope) -> Result<AppendEntriesRequest<TypeConfig>, C
         heads.push((rope.u64()?, rope.u64()?, rope.u32()? as usize));
     }
     let mut entries = Vec::with_capacity(count);
-    let mut index = prev_log_id.map_or(0, |id| position(&id).index);
-    for (term, leader, length) in heads {
-        index += 1;
+    let first = prev_log_id.map_or(0, |id| position(&id).index) + 1;
+    for (index, (term, leader, length)) in (first..).zip(heads) {
         let id = log_id(Position { term, leader, index }).ok_or(SHORT)?;
         if (term, leader) > (vote.leader_id.term, vote.leader_id.node_id) {
             return Err(CodecError::Beyond { term, vote: vote.leader_id.term });

@@ -93,6 +93,7 @@ async fn with_the_store_away_appends_reads_and_restarts_go_on_and_tiering_catche
         say(&hub, "events", 0, &round.to_string()).await;
     }
     until("the hub says so", async || hub.statistics().tier_unavailable).await;
+    assert_eq!(hub.statistics().tier_problem.unwrap(), "a call: the test says so");
     assert_eq!(read_all(&hub, "events", 0, 0).await.len(), 50);
     close(hub).await;
 

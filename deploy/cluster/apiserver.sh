@@ -2,6 +2,7 @@
 # Usage: apiserver.sh FOLDER
 # An etcd and a kube-apiserver on free loopback ports, without controllers, nodes or root: what an operator's tests need. Once they serve, FOLDER/kubeconfig
 # is an administrator's and FOLDER/ready exists. Both end with this script: at SIGTERM, SIGINT or SIGKILL, or when the pipe on its standard input closes.
+# A test may take the API server away: it makes FOLDER/down, kills the process that FOLDER/kube-apiserver.pid names, and removes FOLDER/down to have it back.
 # Nothing outlives FOLDER, several may run side by side. Programs are built when they are missing (tools/kubernetes.sh).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -45,17 +46,22 @@ start() {
   children+=($!)
 }
 
-serve() {
-  local client peer port
-  client=$(free_port) peer=$(free_port) port=$(free_port)
-  start etcd "$bin/etcd" --name test --data-dir "$folder/etcd" --unsafe-no-fsync --log-level warn \
-    --listen-client-urls "http://127.0.0.1:$client" --advertise-client-urls "http://127.0.0.1:$client" \
-    --listen-peer-urls "http://127.0.0.1:$peer" --initial-advertise-peer-urls "http://127.0.0.1:$peer" --initial-cluster "test=http://127.0.0.1:$peer"
+start_api_server() {
   start kube-apiserver "$bin/kube-apiserver" --etcd-servers "http://127.0.0.1:$client" --bind-address 127.0.0.1 --secure-port "$port" \
     --advertise-address 127.0.0.1 --endpoint-reconciler-type none --service-cluster-ip-range 10.96.0.0/16 \
     --tls-cert-file "$pki/apiserver.crt" --tls-private-key-file "$pki/apiserver.key" --client-ca-file "$pki/ca.crt" \
     --service-account-key-file "$pki/service-accounts.key" --service-account-signing-key-file "$pki/service-accounts.key" \
     --service-account-issuer https://kubernetes.default.svc --authorization-mode RBAC --disable-admission-plugins ServiceAccount
+  echo "${children[-1]}" >"$folder/kube-apiserver.pid"
+}
+
+serve() {
+  local peer
+  client=$(free_port) peer=$(free_port) port=$(free_port)
+  start etcd "$bin/etcd" --name test --data-dir "$folder/etcd" --unsafe-no-fsync --log-level warn \
+    --listen-client-urls "http://127.0.0.1:$client" --advertise-client-urls "http://127.0.0.1:$client" \
+    --listen-peer-urls "http://127.0.0.1:$peer" --initial-advertise-peer-urls "http://127.0.0.1:$peer" --initial-cluster "test=http://127.0.0.1:$peer"
+  start_api_server
   make_kubeconfig "$folder/kubeconfig" "https://127.0.0.1:$port" "$pki" admin
   watched=${children[1]} until_true 60 "the API server ($folder/kube-apiserver.log)" "$bin/kubectl" --kubeconfig "$folder/kubeconfig" get --raw /readyz
 }
@@ -75,5 +81,9 @@ if [ -p /dev/stdin ]; then
   exec 3<&0 # a shell gives background commands /dev/null
   (cat <&3 >/dev/null; kill -TERM $$ 2>/dev/null) &
 fi
-wait -n "${children[@]}" || true
+while wait -n "${children[@]}" || true; [ -e "$folder/down" ] && kill -0 "${children[0]}" 2>/dev/null; do
+  until [ ! -e "$folder/down" ]; do sleep 0.05; done
+  children=("${children[0]}")
+  start_api_server
+done
 fail "etcd or the API server ended by itself; see the logs in $folder"

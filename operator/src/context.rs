@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType, Recorder};
@@ -48,6 +48,8 @@ pub struct Context {
     pub(crate) wake_hubs: mpsc::Sender<ObjectRef<Hub>>,
     pub(crate) attempts: Mutex<HashMap<String, u32>>,
     pub(crate) poked: Mutex<HashSet<HubKey>>,
+    /// Objects of hubs whose fields were set back, and when.
+    pub(crate) contested: Mutex<HashMap<(HubKey, String), Instant>>,
 }
 
 /// A hub's key.

@@ -7,7 +7,7 @@ use futures::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service};
 use kube::runtime::controller::{Config, Controller};
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::{EventType, Recorder, Reporter};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::utils::PredicateConfig;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -106,6 +106,7 @@ pub async fn lead(parts: Parts, stop: CancellationToken) {
     let (wake_topics, woken_topics) = mpsc::channel(QUEUE);
     let (wake_hubs, woken_hubs) = mpsc::channel(QUEUE);
     let (told, telling) = mpsc::channel(QUEUE);
+    let told_again = told.clone();
     let (gone_topics, gone) = mpsc::channel(QUEUE);
     let (gone_hubs, gone_hub) = mpsc::channel(QUEUE);
     let (topics_are_known, topics_known) = watch::channel(false);
@@ -134,6 +135,7 @@ pub async fn lead(parts: Parts, stop: CancellationToken) {
         wake_hubs,
         attempts: Mutex::default(),
         poked: Mutex::default(),
+        contested: Mutex::default(),
     });
     let tasks = TaskTracker::new();
     let (measured, to_measure) = mpsc::channel(QUEUE);
@@ -144,6 +146,7 @@ pub async fn lead(parts: Parts, stop: CancellationToken) {
     spawn_until(&tasks, &stop, measure::run(Arc::clone(&ctx), to_measure));
     spawn_until(&tasks, &stop, run_sweeps(Arc::clone(&ctx), to_sweep, sweep.clone()));
     spawn_until(&tasks, &stop, route(Arc::clone(&ctx), telling, measured, sweep.clone()));
+    spawn_until(&tasks, &stop, listed_anew(Arc::clone(&ctx), told_again));
     spawn_until(&tasks, &stop, objects_gone(Arc::clone(&ctx), gone, sweep));
     spawn_until(&tasks, &stop, hubs_gone(Arc::clone(&ctx), gone_hub));
     stop.cancelled().await;
@@ -259,7 +262,7 @@ async fn route(
                     let _ = sweep.send((hub.clone(), uid)).await;
                 }
             }
-            Told::Lost(hub) => ctx.poke_hub(&hub),
+            Told::Lost(hub) | Told::Turned(hub) => ctx.poke_hub(&hub),
             Told::Measured(hub, topics) => {
                 let _ = measured.send((hub, topics)).await;
             }
@@ -324,15 +327,44 @@ async fn objects_gone(ctx: Arc<Context>, mut gone: mpsc::Receiver<Topic>, sweep:
     }
 }
 
-/// A Hub that went: its link ends, and its topics say so.
+/// A Hub that went: what stays is named, its link ends, and its topics say so.
 async fn hubs_gone(ctx: Arc<Context>, mut gone: mpsc::Receiver<Hub>) {
     while let Some(hub) = gone.recv().await {
-        let key = crate::context::hub_key(&hub);
-        if ctx.hub(&key).is_none() {
-            ctx.links.remove(&key);
+        if ctx.is_ours(&hub) {
+            ctx.event(&hub, EventType::Normal, "Kept", &crate::hub::status::what_stays(&hub)).await;
         }
-        for topic in ctx.topics.state_filter(|topic| is_of(topic, &key)) {
-            let _ = ctx.wake_topics.send(ObjectRef::from_obj(&*topic)).await;
+        hub_went(&ctx, &crate::context::hub_key(&hub)).await;
+    }
+}
+
+async fn hub_went(ctx: &Context, key: &HubKey) {
+    if ctx.hub(key).is_none() {
+        ctx.links.remove(key);
+    }
+    for topic in ctx.topics.state_filter(|topic| is_of(topic, key)) {
+        let _ = ctx.wake_topics.send(ObjectRef::from_obj(&*topic)).await;
+    }
+}
+
+/// After a watch that could not go on, everything is listed anew, and nobody tells what went meanwhile: each hub's topics are compared with
+/// all objects again.
+async fn listed_anew(ctx: Arc<Context>, told: mpsc::Sender<Told>) {
+    let (mut topics, mut hubs) = (ctx.topics_known.clone(), ctx.hubs_known.clone());
+    loop {
+        let changed = tokio::select! {
+            biased;
+            changed = topics.changed() => changed,
+            changed = hubs.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
+        for key in ctx.links.keys() {
+            if ctx.hub(&key).is_some() {
+                let _ = told.send(Told::Synced(key)).await;
+            } else {
+                hub_went(&ctx, &key).await;
+            }
         }
     }
 }

@@ -188,6 +188,7 @@ impl Operator {
                 fetched_bytes_total: hub.fetched_bytes,
                 connections: hub.connections,
                 time_ms: hub.time.0,
+                tier_problem: hub.tier_problem.unwrap_or_default(),
             }),
             topics: topics.iter().map(|topic| topic_numbers(topic, request.include_partitions, leader)).collect(),
         })

@@ -15,8 +15,10 @@ pub struct HubStatistics {
     pub wal_used_bytes: u64,
     /// Bytes that it may use.
     pub wal_budget_bytes: u64,
-    /// Whether the object store cannot be reached.
+    /// Whether the object store cannot be reached or refuses.
     pub tier_unavailable: bool,
+    /// What it said then, for people.
+    pub tier_problem: Option<String>,
     /// Age of the oldest record not tiered, in milliseconds.
     pub tiering_lag_ms: u64,
     /// Bytes appended since the start.
@@ -50,12 +52,14 @@ impl Hub {
         let wal = self.inner.wal.status();
         let metrics = &self.inner.metrics;
         let now = self.now();
+        let tier_problem = self.inner.tier_health.problem();
         let fetched = |source| metrics.fetched.get_or_create(&SourceLabels { source }).get();
         HubStatistics {
             revision: self.inner.routes.view().revision,
             wal_used_bytes: wal.used_bytes,
             wal_budget_bytes: wal.budget_bytes,
-            tier_unavailable: self.inner.tier_health.unavailable(),
+            tier_unavailable: tier_problem.is_some(),
+            tier_problem,
             tiering_lag_ms: self.inner.journals.values().map(|journal| lag(oldest(journal), now)).max().unwrap_or(0),
             appended_bytes: metrics.appended.get(),
             fetched_bytes: fetched("tail") + fetched("tier"),

@@ -10,7 +10,7 @@ mod manifest;
 mod seal;
 mod upload;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -32,22 +32,29 @@ const MOST_BACKOFF: u32 = 64;
 /// Whether the object store answered last time.
 #[derive(Debug, Default)]
 pub(crate) struct TierHealth {
-    away: AtomicBool,
+    /// Journals whose last try failed, and what the store said. One that has nothing to upload says nothing about the store.
+    failing: Mutex<BTreeMap<JournalId, String>>,
     marked: AtomicBool,
 }
 
 impl TierHealth {
-    pub(crate) fn unavailable(&self) -> bool {
-        self.away.load(Ordering::Relaxed)
+    /// What the store said last, while it cannot be reached or refuses.
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.failing.lock().values().next().cloned()
     }
 
-    fn set(&self, away: bool) {
-        if self.away.swap(away, Ordering::Relaxed) != away {
-            if away {
-                tracing::warn!("the object store cannot be reached: data stays in the write-ahead log");
-            } else {
-                tracing::info!("the object store can be reached again");
-            }
+    /// How a journal's last try went.
+    fn report(&self, journal: JournalId, problem: Option<String>) {
+        let mut failing = self.failing.lock();
+        let was_away = !failing.is_empty();
+        match problem {
+            Some(problem) => drop(failing.insert(journal, problem)),
+            None => drop(failing.remove(&journal)),
+        }
+        match (was_away, !failing.is_empty()) {
+            (false, true) => tracing::warn!("the object store cannot be reached: data stays in the write-ahead log"),
+            (true, false) => tracing::info!("the object store can be reached again"),
+            _ => {}
         }
     }
 }
@@ -67,6 +74,19 @@ pub(crate) enum TierError {
     /// What was built or read is not what it should be.
     #[error("{0}")]
     Wrong(String),
+}
+
+/// What is told of a failure, for people: without the object's key, which is another one at each try.
+fn words(error: &TierError) -> String {
+    match error {
+        TierError::Store(
+            StoreError::Refused { operation, message, .. }
+            | StoreError::Unavailable { operation, message, .. }
+            | StoreError::Ambiguous { operation, message, .. },
+        ) => format!("{operation}: {message}"),
+        TierError::Store(StoreError::Full { message, .. }) => format!("no room: {message}"),
+        other => other.to_string(),
+    }
 }
 
 /// The tierer of one journal.
@@ -98,11 +118,12 @@ impl Tierer {
             let wait = match outcome {
                 Ok(()) => {
                     failures = 0;
-                    self.hub.tier_health.set(false);
+                    self.hub.tier_health.report(self.id, None);
                     tier.interval_ms
                 }
                 Err(error) => {
-                    self.hub.tier_health.set(matches!(error, TierError::Store(_) | TierError::Identity(_)));
+                    let is_store = matches!(error, TierError::Store(_) | TierError::Identity(_));
+                    self.hub.tier_health.report(self.id, is_store.then(|| words(&error)));
                     tracing::warn!(journal = %self.id, %error, failures, "tiering failed and is tried again");
                     failures += 1;
                     self.backoff(failures)

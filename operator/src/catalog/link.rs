@@ -54,6 +54,8 @@ pub enum Told {
     Synced(HubKey),
     /// The hub cannot be reached any more.
     Lost(HubKey),
+    /// What the hub says of itself changed.
+    Turned(HubKey),
     /// Numbers of these topics changed.
     Measured(HubKey, Vec<TopicUid>),
 }
@@ -83,10 +85,10 @@ pub enum LinkState {
 }
 
 /// What the brokers say of themselves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HubNumbers {
-    /// The object store cannot be reached.
-    pub tier_unavailable: bool,
+    /// What the object store said, while it cannot be reached or refuses.
+    pub tier_problem: Option<String>,
     /// The log is above its soft mark.
     pub wal_percent: u64,
 }
@@ -153,7 +155,7 @@ impl Link {
 
     /// The newest numbers of the hub.
     pub fn numbers(&self) -> Option<HubNumbers> {
-        *self.numbers.lock()
+        self.numbers.lock().clone()
     }
 
     /// Makes a topic bound to an object.
@@ -410,10 +412,11 @@ impl Link {
         };
         if let Some(hub) = answer.hub {
             let wal_percent = hub.wal_used_bytes.saturating_mul(100).checked_div(hub.wal_budget_bytes).unwrap_or(0);
-            let numbers = HubNumbers { tier_unavailable: hub.tier_unavailable, wal_percent };
+            let numbers = HubNumbers { tier_problem: hub.tier_unavailable.then_some(hub.tier_problem), wal_percent };
+            let problem = numbers.tier_problem.clone();
             let before = self.numbers.lock().replace(numbers);
-            if before.is_none_or(|before| before.tier_unavailable != numbers.tier_unavailable) {
-                self.tell(Told::Synced(self.key.clone())).await;
+            if before.is_none_or(|before| before.tier_problem != problem) {
+                self.tell(Told::Turned(self.key.clone())).await;
             }
         }
         if !changed.is_empty() {
@@ -504,6 +507,11 @@ impl Links {
         if let Some(link) = self.links.lock().remove(key) {
             link.stop.cancel();
         }
+    }
+
+    /// All hubs that have a link.
+    pub fn keys(&self) -> Vec<HubKey> {
+        self.links.lock().keys().cloned().collect()
     }
 
     /// How many hubs are linked and how many of them are known whole.

@@ -46,9 +46,22 @@ pub struct Found {
     pub claim: Option<PersistentVolumeClaim>,
 }
 
+/// When a hub in a namespace that goes is looked at again.
+const GOING: Duration = Duration::from_secs(60);
+
 /// Brings one hub and its objects together.
 pub async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Action, Error> {
     ctx.metrics.reconciled("Hub");
+    match bring_together(hub, ctx).await {
+        // The API server lets nothing be made in a namespace that is being deleted, and that is as it should be.
+        Err(Error::Kube(kube::Error::Api(status))) if status.code == 403 && status.message.contains("is being terminated") => {
+            Ok(Action::requeue(GOING))
+        }
+        outcome => outcome,
+    }
+}
+
+async fn bring_together(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Action, Error> {
     let key = hub_key(&hub);
     if hub.metadata.deletion_timestamp.is_some() {
         ctx.links.remove(&key);
@@ -67,7 +80,7 @@ pub async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Action, Error
     let mut problems = Vec::new();
     if !hub.spec.paused {
         match pods::claim_problem(&hub, found.claim.as_ref()) {
-            Some(problem) => problems.push(problem),
+            Some(problem) => problems.push(("VolumeOfAnotherHub", problem)),
             None => {
                 problems.extend(apply(&ctx, &hub).await?);
                 roll(&ctx, &hub, &found).await?;
@@ -133,31 +146,35 @@ async fn dereference(ctx: &Context, hub: &Hub) -> Result<Found, Error> {
 }
 
 /// Applies what should be. Answers what was refused and does not keep the rest from being done.
-async fn apply(ctx: &Context, hub: &Hub) -> Result<Vec<String>, Error> {
+async fn apply(ctx: &Context, hub: &Hub) -> Result<Vec<status::Problem>, Error> {
     let plan = objects::plan(hub, &ctx.settings, &ctx.links.public_key())?;
     let mut problems = Vec::new();
-    put(ctx, &plan.service_account).await?;
-    put(ctx, &plan.config).await?;
-    put(ctx, &plan.headless).await?;
+    problems.extend(put(ctx, hub, &plan.service_account).await?);
+    problems.extend(put(ctx, hub, &plan.config).await?);
+    problems.extend(put(ctx, hub, &plan.headless).await?);
     for service in &plan.services {
-        put(ctx, service).await?;
+        problems.extend(put(ctx, hub, service).await?);
     }
-    put(ctx, &plan.budget).await?;
-    put(ctx, &plan.network_policy).await?;
-    match put(ctx, &plan.claim).await {
-        Ok(()) => {}
+    problems.extend(put(ctx, hub, &plan.budget).await?);
+    problems.extend(put(ctx, hub, &plan.network_policy).await?);
+    match put(ctx, hub, &plan.claim).await {
+        Ok(contested) => problems.extend(contested),
         // A class that cannot grow volumes: everything else goes on.
         Err(Error::Kube(kube::Error::Api(status))) if status.code == 403 || status.code == 422 => {
-            problems.push(format!("the volume cannot be changed: {}", status.message));
+            problems.push(("VolumeNotChanged", format!("the volume cannot be changed: {}", status.message)));
         }
         Err(error) => return Err(error),
     }
-    put(ctx, &plan.workload).await?;
+    problems.extend(put(ctx, hub, &plan.workload).await?);
     Ok(problems)
 }
 
-/// Server-side apply under our field manager; what others changed in our fields is set back.
-async fn put<K>(ctx: &Context, object: &K) -> Result<(), Error>
+/// A field that somebody else sets is set back at most so often: two that insist must not fight as fast as they can.
+const SET_BACK_EVERY: Duration = Duration::from_secs(9);
+
+/// Server-side apply under our field manager. What others changed in our fields is set back, with an Event that names them; if they insist, that
+/// is a problem for people, and their value stands for a while.
+async fn put<K>(ctx: &Context, hub: &Hub, object: &K) -> Result<Option<status::Problem>, Error>
 where
     K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
         + Serialize
@@ -166,9 +183,29 @@ where
         + std::fmt::Debug,
 {
     let api: Api<K> = Api::namespaced(ctx.client.clone(), &object.namespace().unwrap_or_default());
-    let params = PatchParams::apply(FIELD_MANAGER).force();
-    api.patch(&object.name_any(), &params, &Patch::Apply(object)).await?;
-    Ok(())
+    let name = object.name_any();
+    let patch = Patch::Apply(object);
+    let conflict = match api.patch(&name, &PatchParams::apply(FIELD_MANAGER), &patch).await {
+        Ok(_) => return Ok(None),
+        Err(kube::Error::Api(status)) if status.code == 409 && status.message.starts_with("Apply failed") => status.message,
+        Err(error) => return Err(error.into()),
+    };
+    let which = format!("{} {name}", K::kind(&()));
+    let insists = {
+        let mut contested = ctx.contested.lock();
+        contested.retain(|_, since| since.elapsed() < SET_BACK_EVERY);
+        contested.contains_key(&(hub_key(hub), which.clone()))
+    };
+    if insists {
+        let message = format!(
+            "another field manager keeps changing what the operator sets in {which}: take the fields out of its hands, or set them in this Hub. {conflict}"
+        );
+        return Ok(Some(("FieldsContested", message)));
+    }
+    api.patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &patch).await?;
+    ctx.contested.lock().insert((hub_key(hub), which.clone()), std::time::Instant::now());
+    ctx.event(hub, EventType::Warning, "FieldsSetBack", &format!("{which}: {conflict}")).await;
+    Ok(None)
 }
 
 /// Replaces an outdated pod.

@@ -14,6 +14,9 @@ use crate::catalog::link::{HubKey, HubNumbers};
 use crate::conditions::{self, Wanted};
 use crate::context::Context;
 
+/// What somebody has to look at: a reason in one word, and a sentence.
+pub type Problem = (&'static str, String);
+
 /// Names of detached topics that a status carries at most.
 const MOST_DETACHED: usize = 100;
 
@@ -27,9 +30,9 @@ pub struct Measured {
     /// Whether the pod is of the newest template.
     pub up_to_date: bool,
     /// Why the pod does not serve.
-    pub trouble: Option<(&'static str, String)>,
+    pub trouble: Option<Problem>,
     /// What keeps the objects from being as they should.
-    pub problems: Vec<String>,
+    pub problems: Vec<Problem>,
     /// How the link stands.
     pub link: Option<LinkState>,
     /// The hub's numbers.
@@ -42,7 +45,7 @@ pub struct Measured {
 
 impl Measured {
     /// Looks at everything.
-    pub fn gather(ctx: &Context, key: &HubKey, found: &Found, problems: Vec<String>) -> Measured {
+    pub fn gather(ctx: &Context, key: &HubKey, found: &Found, problems: Vec<Problem>) -> Measured {
         let link = ctx.links.get(key);
         let known = link.as_ref().and_then(|link| link.synced(|mirror| (mirror.living(), mirror.detached(MOST_DETACHED))));
         let revision = found.workload.as_ref().and_then(|workload| workload.status.as_ref()?.update_revision.clone());
@@ -122,6 +125,21 @@ pub fn status_of(hub: &Hub, seen: &Measured, installation: &str, now: Timestamp)
     }
 }
 
+/// What is left when a Hub is deleted, and how it is taken up again. Pure.
+pub fn what_stays(hub: &Hub) -> String {
+    let id = hub.status.as_ref().and_then(|status| status.hub_id.as_deref());
+    let claim = Names::of(hub).workload();
+    let store = match &hub.spec.object_store.s3 {
+        Some(s3) => format!("everything under {} of bucket {}", super::config::prefix(hub), s3.bucket),
+        None => "the object store".to_owned(),
+    };
+    let again = match id {
+        Some(id) => format!("a Hub of the same name with spec.restoreFrom.hubId: {id} takes both up again"),
+        None => "it never served".to_owned(),
+    };
+    format!("the Hub was deleted; volume claim {claim} and {store} stay: {again}")
+}
+
 /// The condition that an installation writes which leaves a hub to another one. Pure.
 pub fn left_alone(ours: &str, holder: &str, hub: &str) -> Wanted {
     let message = format!(
@@ -169,33 +187,35 @@ fn wanted(hub: &Hub, seen: &Measured) -> Vec<Wanted> {
         } else {
             Wanted::new("Progressing", Some(false), "Settled", "")
         },
-        match trouble {
+        match trouble.or_else(|| tier_trouble(seen)) {
             Some((reason, message)) => Wanted::new("Degraded", Some(true), reason, message),
             None => Wanted::new("Degraded", Some(false), "AsExpected", ""),
         },
     ];
-    conditions.push(match seen.numbers.filter(|_| linked) {
-        Some(HubNumbers { tier_unavailable: false, .. }) => Wanted::new("TierAvailable", Some(true), "Reached", ""),
-        Some(_) => Wanted::new(
-            "TierAvailable",
-            Some(false),
-            "Unreachable",
-            "the object store cannot be reached or refuses: records stay on the brokers' disks until it can; see the brokers' logs",
-        ),
+    conditions.push(match seen.numbers.as_ref().filter(|_| linked) {
+        Some(HubNumbers { tier_problem: None, .. }) => Wanted::new("TierAvailable", Some(true), "Reached", ""),
+        Some(HubNumbers { tier_problem: Some(said), .. }) => Wanted::new("TierAvailable", Some(false), "Unreachable", away(said)),
         None => Wanted::new("TierAvailable", None, "NotMeasured", "no broker has said yet"),
     });
     conditions
 }
 
+/// Clients are served without the object store, so the hub stays Ready; but somebody has to look.
+fn tier_trouble(seen: &Measured) -> Option<Problem> {
+    let said = seen.numbers.as_ref()?.tier_problem.as_ref().filter(|_| seen.is_linked())?;
+    Some(("ObjectStoreUnavailable", away(said)))
+}
+
+fn away(said: &str) -> String {
+    let said = if said.is_empty() { "see the brokers' logs" } else { said };
+    format!("the object store cannot be reached or refuses; records stay on the brokers' disks until it can: {said}")
+}
+
 /// What somebody has to look at.
-fn degradation(seen: &Measured) -> Option<(&'static str, String)> {
-    if let Some(problem) = seen.problems.first() {
-        let reason = if problem.contains("restoreFrom") || problem.contains("never served") {
-            "VolumeOfAnotherHub"
-        } else {
-            "VolumeNotChanged"
-        };
-        return Some((reason, seen.problems.join("; ")));
+fn degradation(seen: &Measured) -> Option<Problem> {
+    if let Some((reason, _)) = seen.problems.first() {
+        let all: Vec<&str> = seen.problems.iter().map(|(_, message)| message.as_str()).collect();
+        return Some((reason, all.join("; ")));
     }
     match &seen.link {
         Some(LinkState::Fenced) => {

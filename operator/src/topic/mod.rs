@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
-use kube::{Api, ResourceExt};
+use kube::{Api, CustomResourceExt, ResourceExt};
 use serde_json::{Value, json};
 use tidegate_crd::{Hub, Management, Topic, TopicStatus};
 use tidegate_model::TopicUid;
@@ -248,11 +249,27 @@ impl<'a> Work<'a> {
         self.object.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
     }
 
+    /// Whether the object goes with its namespace or with its whole kind: nobody asked for the end of this topic then.
     async fn look_at_namespace(&self) -> Result<Fact, Error> {
         let namespaces: Api<Namespace> = Api::all(self.ctx.client.clone());
         let found = namespaces.get_opt(&self.object.namespace().unwrap_or_default()).await?;
         let is_going = found.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some());
-        Ok(if is_going { Fact::Yes } else { Fact::No })
+        Ok(if is_going || self.kind_is_going().await? { Fact::Yes } else { Fact::No })
+    }
+
+    /// Whether the definition of Topics is being deleted. Without the right to read it, the API server's own list of what can be done with Topics
+    /// tells, a moment later.
+    async fn kind_is_going(&self) -> Result<bool, Error> {
+        let definitions: Api<CustomResourceDefinition> = Api::all(self.ctx.client.clone());
+        match definitions.get_metadata_opt(Topic::crd_name()).await {
+            Ok(found) => Ok(found.is_none_or(|found| found.metadata.deletion_timestamp.is_some())),
+            Err(kube::Error::Api(status)) if status.code == 403 => {
+                let kinds = self.ctx.client.list_api_group_resources(tidegate_crd::API_VERSION).await?;
+                let topics = kinds.resources.iter().find(|kind| kind.name == "topics");
+                Ok(topics.is_none_or(|kind| !kind.verbs.iter().any(|verb| verb == "create")))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Sets or drops our finalizer, if nobody changed the object meanwhile.

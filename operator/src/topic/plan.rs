@@ -59,7 +59,7 @@ pub struct Seen<'a> {
     pub hub: HubView<'a>,
     /// Whether the hub is paused.
     pub is_paused: bool,
-    /// Whether the namespace is being deleted.
+    /// Whether the namespace, or the whole kind, is being deleted.
     pub namespace_going: Fact,
     /// Whether the other object that the topic is bound to is gone.
     pub other_gone: Fact,
@@ -194,7 +194,9 @@ fn farewell(seen: &Seen<'_>) -> Next {
     match seen.namespace_going {
         Fact::Unknown => return Next::CheckNamespace,
         Fact::Yes => {
-            return Next::Release(Some("its namespace is being deleted: the topic's data stays in the object store".to_owned()));
+            return Next::Release(Some(
+                "its namespace (or its kind) is being deleted: the topic's data stays in the object store".to_owned(),
+            ));
         }
         Fact::No => {}
     }

@@ -8,16 +8,19 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tidegate_broker::RunningBroker;
+use tidegate_broker::hub::{Append, Caller, NewTopic, PartitionRef};
 use tidegate_broker::settings::{BrokerSettings, HubSettings, ListenerSettings, ObjectStoreSettings, WalSettings};
 use tidegate_crd::{Hub, Topic};
 use tidegate_env::Env;
+use tidegate_model::{BatchBuilder, Compression, TimestampMs, TopicSettings, TopicUid};
 use tidegate_operator::catalog::BrokerNetwork;
 use tidegate_operator::controller::{Parts, lead};
 use tidegate_operator::lease::Term;
@@ -26,47 +29,64 @@ use tidegate_operator::settings::Settings;
 use tidegate_proto::token::SigningKey;
 use tokio_util::sync::CancellationToken;
 
-/// The API server of this test process; it ends with the process.
-struct Server {
+/// An API server; it ends with this process.
+pub(crate) struct Server {
     _child: Child,
     _open: ChildStdin,
-    folder: PathBuf,
+    pub(crate) folder: PathBuf,
 }
 
-fn server() -> &'static Server {
-    static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(|| {
-        let folder = tempfile::tempdir().unwrap().keep();
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/cluster/apiserver.sh");
-        let mut child = Command::new("bash")
-            .arg(script)
-            .arg(&folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let started = Instant::now();
-        while !folder.join("ready").exists() {
-            if child.try_wait().unwrap().is_some() || started.elapsed() > Duration::from_secs(900) {
-                let mut said = String::new();
-                child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-                panic!("the API server did not start: {said}");
-            }
-            std::thread::sleep(Duration::from_millis(50));
+impl Server {
+    /// The administrator's kubeconfig.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.folder.join("kubeconfig")
+    }
+}
+
+fn start() -> Server {
+    let folder = tempfile::tempdir().unwrap().keep();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/cluster/apiserver.sh");
+    let mut child = Command::new("bash")
+        .arg(script)
+        .arg(&folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let started = Instant::now();
+    while !folder.join("ready").exists() {
+        if child.try_wait().unwrap().is_some() || started.elapsed() > Duration::from_secs(900) {
+            let mut said = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+            panic!("the API server did not start: {said}");
         }
-        Server { _open: child.stdin.take().unwrap(), _child: child, folder }
-    })
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Server { _open: child.stdin.take().unwrap(), _child: child, folder }
 }
 
-/// The administrator's kubeconfig.
-pub(crate) fn kubeconfig() -> PathBuf {
-    server().folder.join("kubeconfig")
+/// The API server that tests share.
+fn shared() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(start)
 }
 
+/// An API server for tests that take it, or its definitions, away: one test at a time.
+pub(crate) async fn expendable() -> (&'static Server, tokio::sync::MutexGuard<'static, ()>) {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let guard = ONE.lock().await;
+    (tokio::task::spawn_blocking(|| SERVER.get_or_init(start)).await.unwrap(), guard)
+}
+
+/// How the shared API server is reached.
 pub(crate) async fn config() -> Config {
-    let path = tokio::task::spawn_blocking(|| server().folder.join("kubeconfig")).await.unwrap();
-    let kubeconfig = Kubeconfig::read_from(path).unwrap();
+    config_of(tokio::task::spawn_blocking(shared).await.unwrap()).await
+}
+
+async fn config_of(server: &Server) -> Config {
+    let kubeconfig = Kubeconfig::read_from(server.kubeconfig()).unwrap();
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
     config.read_timeout = Some(Duration::from_secs(295));
     config
@@ -117,6 +137,7 @@ impl Operator {
 
 pub(crate) struct Bed {
     pub(crate) client: Client,
+    pub(crate) kubeconfig: PathBuf,
     pub(crate) namespace: String,
     pub(crate) network: Arc<Map>,
     pub(crate) folder: tempfile::TempDir,
@@ -125,18 +146,23 @@ pub(crate) struct Bed {
 
 impl Bed {
     pub(crate) async fn new(name: &str) -> Bed {
+        Bed::on(tokio::task::spawn_blocking(shared).await.unwrap(), name).await
+    }
+
+    pub(crate) async fn on(server: &Server, name: &str) -> Bed {
         // With RUST_LOG set, the operator's and the brokers' logs.
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_test_writer()
             .try_init();
-        let client = Client::try_from(config().await).unwrap();
+        let client = Client::try_from(config_of(server).await).unwrap();
         install_definitions(&client).await;
         let namespace = format!("{name}-{}", &uuid::Uuid::new_v4().to_string()[..8]);
         let namespaces: Api<Namespace> = Api::all(client.clone());
         let object = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
         namespaces.create(&PostParams::default(), &object).await.unwrap();
-        Bed { client, namespace, network: Arc::default(), folder: tempfile::tempdir().unwrap(), patience: None }
+        let (kubeconfig, folder) = (server.kubeconfig(), tempfile::tempdir().unwrap());
+        Bed { client, kubeconfig, namespace, network: Arc::default(), folder, patience: None }
     }
 
     pub(crate) fn topics(&self) -> Api<Topic> {
@@ -249,6 +275,28 @@ impl Bed {
         .await
     }
 
+    /// Waits until a condition of the Hub has a status and a reason; answers its message.
+    pub(crate) async fn hub_says(&self, kind: &str, status: &str, reason: &str) -> String {
+        let hubs = self.hubs();
+        eventually(&format!("the Hub says {kind}={status}, {reason}"), || async {
+            let conditions = hubs.get_opt("hub").await.unwrap()?.status?.conditions;
+            let found = conditions.into_iter().find(|known| known.type_ == kind)?;
+            (found.status == status && found.reason == reason).then_some(found.message)
+        })
+        .await
+    }
+
+    /// Waits for an Event with this reason about an object of this name; answers what it says.
+    pub(crate) async fn event(&self, object: &str, reason: &str) -> String {
+        let events: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
+        eventually(&format!("an Event {reason} about {object}"), || async {
+            let all = events.list(&ListParams::default()).await.unwrap();
+            let about = |event: &Event| event.regarding.as_ref().is_some_and(|about| about.name.as_deref() == Some(object));
+            all.into_iter().find(|event| event.reason.as_deref() == Some(reason) && about(event))?.note
+        })
+        .await
+    }
+
     pub(crate) async fn delete(&self, name: &str) {
         self.topics().delete(name, &DeleteParams::default()).await.unwrap();
     }
@@ -258,6 +306,25 @@ impl Bed {
         eventually(&format!("Topic {name} is gone"), || async { topics.get_opt(name).await.unwrap().is_none().then_some(()) })
             .await;
     }
+}
+
+/// Appends a record with this value to partition 0.
+pub(crate) async fn say(broker: &RunningBroker, topic: &str, value: &str) {
+    let mut batch = BatchBuilder::new(Compression::None);
+    batch.push(TimestampMs(1), None, Some(value.as_bytes()), &[]);
+    let append = Append { at: PartitionRef::new(topic, 0), batches: vec![batch.build().unwrap()] };
+    broker.hub().append(append).await.unwrap();
+}
+
+/// How many records partition 0 has.
+pub(crate) fn said(broker: &RunningBroker, topic: &str) -> i64 {
+    broker.hub().marks_of(&PartitionRef::new(topic, 0)).unwrap().high_watermark.0
+}
+
+/// Makes a topic as a client does.
+pub(crate) async fn create(broker: &RunningBroker, name: &str, settings: TopicSettings) -> TopicUid {
+    let new = NewTopic { name: name.into(), settings, bound: None, management: tidegate_journal::entry::Management::Catalog };
+    broker.hub().create_topic(new, &Caller::Client).await.unwrap().uid
 }
 
 pub(crate) fn uid_of(topic: &Topic) -> String {

@@ -6,6 +6,8 @@ mod bed;
 mod faults;
 mod leaders;
 mod matrix;
+mod outages;
 mod program;
+mod reports;
 mod scale;
 mod schema;

@@ -8,18 +8,13 @@ use tidegate_broker::{RunningBroker, hub::Listing};
 use tidegate_crd::topic::Management;
 use tidegate_model::{TopicSettings, TopicUid};
 
-use crate::bed::{Bed, eventually, uid_of};
+use crate::bed::{Bed, create, eventually, uid_of};
 
 async fn started(name: &str) -> (Bed, RunningBroker) {
     let bed = Bed::new(name).await;
     let broker = bed.broker("hub").await;
     bed.hub("hub").await;
     (bed, broker)
-}
-
-async fn create(broker: &RunningBroker, name: &str, settings: TopicSettings) -> TopicUid {
-    let new = NewTopic { name: name.into(), settings, bound: None, management: tidegate_journal::entry::Management::Catalog };
-    broker.hub().create_topic(new, &Caller::Client).await.unwrap().uid
 }
 
 #[tokio::test(flavor = "multi_thread")]

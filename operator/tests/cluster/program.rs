@@ -10,7 +10,7 @@ use tidegate_broker::RunningBroker;
 use tidegate_broker::settings::{BrokerSettings, HubSettings, ListenerSettings, ObjectStoreSettings};
 use tidegate_env::Env;
 
-use crate::bed::{Bed, kubeconfig};
+use crate::bed::Bed;
 
 /// A process; it ends with this.
 pub(crate) struct Program {
@@ -30,7 +30,7 @@ impl Program {
     pub(crate) fn start(bed: &Bed, identity: &str, measure_seconds: u32) -> Program {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let child = Command::new(env!("CARGO_BIN_EXE_tidegate-operator"))
-            .env("KUBECONFIG", kubeconfig())
+            .env("KUBECONFIG", &bed.kubeconfig)
             .args(["--namespace", &bed.namespace, "--lease-namespace", &bed.namespace])
             .args(["--identity", identity, "--measure-seconds", &measure_seconds.to_string()])
             .args(["--metrics-listen", &format!("127.0.0.1:{port}")])

@@ -52,7 +52,7 @@ const GOING: Duration = Duration::from_secs(60);
 /// Brings one hub and its objects together.
 pub async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Action, Error> {
     ctx.metrics.reconciled("Hub");
-    match bring_together(hub, ctx).await {
+    match Box::pin(bring_together(hub, ctx)).await {
         // The API server lets nothing be made in a namespace that is being deleted, and that is as it should be.
         Err(Error::Kube(kube::Error::Api(status))) if status.code == 403 && status.message.contains("is being terminated") => {
             Ok(Action::requeue(GOING))

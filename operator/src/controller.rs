@@ -73,7 +73,19 @@ where
 
 /// What makes an object worth a look; measurements in its status do not.
 fn matters<K: kube::Resource>(object: &K) -> Option<u64> {
-    predicates::generation.combine(predicates::finalizers).combine(predicates::annotations).hash_property(object)
+    let rest = predicates::generation.combine(predicates::finalizers).combine(predicates::annotations).hash_property(object);
+    // Zero, and not absent, unless somebody else manages what the operator made: an apply that changes no value is seen too.
+    Some(rest?.wrapping_add(object.meta().managed_fields.as_ref().map_or(0, Vec::len) as u64))
+}
+
+/// Who manages which field is most of an object's bytes. Of it stays our own entry on an object that we made and somebody else manages now.
+fn keep_little<K: kube::Resource>(object: &mut K) {
+    let fields = object.managed_fields_mut();
+    if adopt::is_taken_over(fields) {
+        fields.retain(|entry| entry.manager.as_deref() == Some(adopt::MANAGER));
+    } else {
+        fields.clear();
+    }
 }
 
 /// Watches a kind into a store; the stream has what changed in a way that matters.
@@ -88,7 +100,7 @@ where
     let (store, writer) = reflector::store();
     let stream = watcher(api, watcher::Config::default())
         .default_backoff()
-        .modify(|object| object.managed_fields_mut().clear())
+        .modify(keep_little)
         .reflect(writer)
         .inspect(move |event| match event {
             Ok(Event::Delete(object)) => drop(gone.try_send(object.clone())),

@@ -5,9 +5,11 @@
 
 use std::sync::Arc;
 
-use kube::api::PostParams;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use kube::api::{Patch, PostParams};
 use kube::core::ObjectMeta;
 use kube::{Api, ResourceExt};
+use serde_json::json;
 use tidegate_crd::topic::{HubRef, Management};
 use tidegate_crd::{Hub, Topic, TopicSpec};
 use tidegate_model::TopicUid;
@@ -23,6 +25,34 @@ use crate::error::Error;
 
 /// Field manager of objects that the operator makes for topics.
 pub const MANAGER: &str = "tidegate-adoption";
+
+/// Whether an object that the operator made has another manager now for something in its spec: then ours has to leave.
+pub fn is_taken_over(fields: &[ManagedFieldsEntry]) -> bool {
+    let ours = fields.iter().any(|entry| entry.manager.as_deref() == Some(MANAGER));
+    let has_spec = |entry: &ManagedFieldsEntry| entry.fields_v1.as_ref().is_some_and(|fields| fields.0.get("f:spec").is_some());
+    ours && fields.iter().any(|entry| {
+        let is_other = !matches!(entry.manager.as_deref(), Some(MANAGER | crate::FIELD_MANAGER));
+        is_other && entry.subresource.is_none() && has_spec(entry)
+    })
+}
+
+/// Takes our manager off an object that somebody else manages now. Values stay as they are; what that manager stops applying goes then, because
+/// nobody else claims it.
+pub async fn leave(api: &Api<Topic>, object: &Topic) -> Result<Option<Topic>, Error> {
+    let name = object.name_any();
+    let Some(fresh) = api.get_opt(&name).await?.filter(|fresh| fresh.uid() == object.uid()) else { return Ok(None) };
+    if !is_taken_over(fresh.managed_fields()) {
+        return Ok(Some(fresh));
+    }
+    let rest: Vec<&ManagedFieldsEntry> =
+        fresh.managed_fields().iter().filter(|entry| entry.manager.as_deref() != Some(MANAGER)).collect();
+    let patch = json!({"metadata": {
+        "uid": fresh.uid(),
+        "resourceVersion": fresh.resource_version(),
+        "managedFields": rest,
+    }});
+    Ok(Some(api.patch(&name, &super::params(), &Patch::Merge(patch)).await?))
+}
 
 /// Looks at one entry of a hub's catalog.
 pub async fn sweep(ctx: &Context, key: &HubKey, uid: TopicUid) -> Result<(), Error> {

@@ -46,6 +46,12 @@ const REFUSED_AGAIN: Duration = Duration::from_secs(60);
 pub async fn reconcile(object: Arc<Topic>, ctx: Arc<Context>) -> Result<Action, Error> {
     ctx.metrics.reconciled("Topic");
     let mut work = Work::new(&ctx, Topic::clone(&object));
+    if work.object.metadata.deletion_timestamp.is_none() && !object.managed_fields().is_empty() {
+        match adopt::leave(&work.api, &object).await? {
+            Some(left) => work.object = left,
+            None => return Ok(Action::await_change()),
+        }
+    }
     for _ in 0..STEPS {
         if let Some(action) = work.step().await? {
             return Ok(action);

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
 use tidegate_broker::hub::{Caller, NewTopic};
 use tidegate_broker::{RunningBroker, hub::Listing};
 use tidegate_crd::topic::Management;
@@ -74,6 +75,44 @@ async fn created_there_followed_and_taken_over() {
     bed.until("views", "Serving").await;
     assert_eq!(broker.hub().topic("views").unwrap().settings.partitions, 2);
     operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_holds_no_field_of_an_adopted_object_after_a_persons_first_apply() {
+    let (bed, broker) = started("managed").await;
+    let operator = bed.operator();
+    create(&broker, "clicks", TopicSettings { partitions: 2, retention_ms: Some(3_600_000), ..TopicSettings::default() }).await;
+    bed.until("clicks", "Serving").await;
+    let managers = || async {
+        let fields = bed.topics().get("clicks").await.unwrap().metadata.managed_fields.unwrap_or_default();
+        fields.into_iter().filter(|entry| entry.subresource.is_none()).filter_map(|entry| entry.manager).collect::<Vec<_>>()
+    };
+    assert_eq!(managers().await, ["tidegate-adoption"]);
+    // As `kubectl apply --server-side`, without taking anything by force.
+    let apply = |spec: Value| {
+        let topics = bed.topics();
+        async move {
+            let object =
+                json!({"apiVersion": "tidegate.dev/v1alpha1", "kind": "Topic", "metadata": {"name": "clicks"}, "spec": spec});
+            topics.patch("clicks", &PatchParams::apply("kubectl"), &Patch::Apply(&object)).await
+        }
+    };
+    // An object that differs meets the operator's fields, as any two managers meet: nothing is overwritten unseen.
+    let refused = apply(json!({"hubRef": {"name": "hub"}, "partitions": 5})).await.unwrap_err().to_string();
+    assert!(refused.contains("tidegate-adoption"), "{refused}");
+    // The object as it is, as an export has it: no value changes, and the operator's manager leaves.
+    let same = json!({"hubRef": {"name": "hub"}, "partitions": 2, "retention": {"duration": "1h"}});
+    apply(same).await.unwrap();
+    eventually("the operator's manager has left", || async { (managers().await == ["kubectl"]).then_some(()) }).await;
+    // From now on the object is the person's alone: values change without force, and a field that is left out goes.
+    apply(json!({"hubRef": {"name": "hub"}, "partitions": 3, "management": "Object"})).await.unwrap();
+    let object = bed.until("clicks", "Serving").await;
+    assert_eq!((object.spec.retention.duration, object.spec.management), (None, Management::Object));
+    let settings = broker.hub().topic("clicks").unwrap().settings.clone();
+    assert_eq!((settings.partitions, settings.retention_ms), (3, None));
+    assert_eq!(managers().await, ["kubectl"]);
+    operator.stop().await;
+    broker.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

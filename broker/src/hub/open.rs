@@ -184,26 +184,25 @@ async fn write_identity(settings: &HubSettings, env: &Env, identity: Identity) -
     env.run_blocking(move || identity::write(&blocking, &directory, &identity).map(|()| identity)).await
 }
 
-/// What a new hub's catalog begins with. Each step finds out whether a start that was cut off has done it.
+/// What a new hub's catalog begins with. Each step finds out whether a start that was cut off has done it. A hub that was rebuilt from its
+/// bucket has journals and no brokers: this one takes all of them over.
 async fn bootstrap(catalog: &Journal, settings: &HubSettings, identity: &Identity) -> Result<(), Error> {
-    let replicas = vec![identity.broker_id];
-    let (journals, known) = catalog.read_state(|state| {
-        let known = state.catalog().broker(identity.broker_id).map(|broker| broker.incarnation);
-        (state.catalog().journals().len(), known)
+    let (broker, incarnation) = (identity.broker_id, identity.incarnation);
+    let (is_known, journals, unplaced) = catalog.read_state(|state| {
+        let fleet = state.catalog().fleet();
+        let unplaced = fleet.data_journals().filter(|(_, info)| info.replicas.is_empty()).map(|(id, _)| id);
+        (fleet.broker(broker).is_some(), fleet.data_journals().count(), unplaced.collect::<Vec<_>>())
     });
-    // A hub that was rebuilt from its bucket knows the broker on the volume that it had before.
-    if known != Some(identity.incarnation) {
-        let operation = Operation::RegisterBroker {
-            broker: identity.broker_id,
-            incarnation: identity.incarnation,
-            replaces: known,
-            addresses: Vec::new(),
-        };
-        propose(catalog, operation).await?;
+    if !is_known {
+        let (addresses, zone, node) = (Vec::new(), String::new(), String::new());
+        propose(catalog, Operation::RegisterBroker { broker, incarnation, replaces: None, addresses, zone, node }).await?;
+    }
+    for journal in unplaced {
+        propose(catalog, Operation::AddReplica { journal, broker, incarnation }).await?;
     }
     let missing = settings.journals.saturating_sub(u32::try_from(journals).unwrap_or(u32::MAX));
     if missing > 0 {
-        propose(catalog, Operation::AddJournals { count: missing, replicas }).await?;
+        propose(catalog, Operation::AddJournals { count: missing, replicas: vec![broker] }).await?;
     }
     Ok(())
 }

@@ -7,8 +7,8 @@ use uuid::Uuid;
 use super::codec::DecodeError;
 use super::wire::{self, OperationKind, PreconditionKind};
 use super::{
-    BoundObject, Management, ManifestRef, ObjectInfo, OffsetCommit, Operation, Precondition, ProducerLimits, RangeKey,
-    Replacement, StoredRange, TierRange, TopicConfig,
+    BoundObject, BrokerState, Management, ManifestRef, ObjectInfo, OffsetCommit, Operation, Precondition, ProducerLimits,
+    RangeKey, Replacement, StoredRange, TierRange, TopicConfig,
 };
 
 fn halves(uuid: Uuid) -> (u64, u64) {
@@ -149,6 +149,23 @@ fn tier_in(range: &wire::TierRange) -> TierRange {
     }
 }
 
+pub(crate) fn broker_state_out(state: BrokerState) -> u32 {
+    match state {
+        BrokerState::Active => 0,
+        BrokerState::Draining => 1,
+        BrokerState::Retired => 2,
+    }
+}
+
+pub(crate) fn broker_state_in(state: u32) -> Result<BrokerState, DecodeError> {
+    match state {
+        0 => Ok(BrokerState::Active),
+        1 => Ok(BrokerState::Draining),
+        2 => Ok(BrokerState::Retired),
+        _ => Err(DecodeError::Field { field: "state", problem: "is none of a broker's" }),
+    }
+}
+
 fn journals_out(journals: &[JournalId]) -> Vec<u32> {
     journals.iter().map(|journal| journal.0).collect()
 }
@@ -269,7 +286,7 @@ fn catalog_out(operation: &Operation) -> Option<OperationKind> {
             object: object.as_ref().map(bound_out),
             managed_by_object: management_out(*management),
         }),
-        Operation::RegisterBroker { broker, incarnation, replaces, addresses } => {
+        Operation::RegisterBroker { broker, incarnation, replaces, addresses, zone, node } => {
             let address =
                 |(listener, address): &(String, String)| wire::Address { listener: listener.clone(), address: address.clone() };
             OperationKind::RegisterBroker(wire::RegisterBroker {
@@ -277,7 +294,25 @@ fn catalog_out(operation: &Operation) -> Option<OperationKind> {
                 incarnation: uid_out(*incarnation),
                 replaces: replaces.map(uid_out),
                 addresses: addresses.iter().map(address).collect(),
+                zone: zone.clone(),
+                node: node.clone(),
             })
+        }
+        Operation::SetBrokerState { broker, incarnation, state } => OperationKind::SetBrokerState(wire::SetBrokerState {
+            broker: broker.0,
+            incarnation: uid_out(*incarnation),
+            state: broker_state_out(*state),
+        }),
+        Operation::AddReplica { journal, broker, incarnation } => OperationKind::AddReplica(wire::AddReplica {
+            journal: journal.0,
+            broker: broker.0,
+            incarnation: uid_out(*incarnation),
+        }),
+        Operation::RemoveReplica { journal, replica } => {
+            OperationKind::RemoveReplica(wire::RemoveReplica { journal: journal.0, replica: *replica })
+        }
+        Operation::SetReplicationFactor { factor } => {
+            OperationKind::SetReplicationFactor(wire::SetReplicationFactor { factor: *factor })
         }
         Operation::AddJournals { count, replicas } => OperationKind::AddJournals(wire::AddJournals {
             count: *count,
@@ -402,7 +437,23 @@ fn catalog_in(kind: OperationKind) -> Result<Operation, DecodeError> {
             incarnation: uid_in(&wire.incarnation),
             replaces: wire.replaces.as_ref().map(uid_in),
             addresses: wire.addresses.into_iter().map(|address| (address.listener, address.address)).collect(),
+            zone: wire.zone,
+            node: wire.node,
         },
+        OperationKind::SetBrokerState(wire) => Operation::SetBrokerState {
+            broker: BrokerId(wire.broker),
+            incarnation: uid_in(&wire.incarnation),
+            state: broker_state_in(wire.state)?,
+        },
+        OperationKind::AddReplica(wire) => Operation::AddReplica {
+            journal: JournalId(wire.journal),
+            broker: BrokerId(wire.broker),
+            incarnation: uid_in(&wire.incarnation),
+        },
+        OperationKind::RemoveReplica(wire) => {
+            Operation::RemoveReplica { journal: JournalId(wire.journal), replica: wire.replica }
+        }
+        OperationKind::SetReplicationFactor(wire) => Operation::SetReplicationFactor { factor: wire.factor },
         OperationKind::AddJournals(wire) => {
             Operation::AddJournals { count: wire.count, replicas: wire.replicas.into_iter().map(BrokerId).collect() }
         }

@@ -16,8 +16,8 @@ mod tests;
 pub(crate) use codec::Bodies;
 pub use codec::{AppendRun, DecodeError, EncodeError, EntryPayload, Piece, VERSION};
 pub use operation::{
-    BoundObject, Entry, Management, ManifestRef, ObjectInfo, ObjectKey, OffsetCommit, Operation, Precondition, ProducerLimits,
-    RangeKey, Replacement, StoredRange, TierRange, TopicConfig, Unit,
+    BoundObject, BrokerState, Entry, Management, ManifestRef, ObjectInfo, ObjectKey, OffsetCommit, Operation, Precondition,
+    ProducerLimits, RangeKey, Replacement, StoredRange, TierRange, TopicConfig, Unit,
 };
 pub use outcome::{Appended, Outcome, Outcomes, UnitOutcome};
 pub use refusal::Refusal;

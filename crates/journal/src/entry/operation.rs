@@ -220,6 +220,18 @@ pub enum Management {
     Object,
 }
 
+/// Whether a broker takes part in its hub.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BrokerState {
+    /// It may hold replicas.
+    #[default]
+    Active,
+    /// It gets no more replicas, and loses those that it has to others.
+    Draining,
+    /// It holds nothing, and its number is never used again.
+    Retired,
+}
+
 /// One tagged operation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Operation {
@@ -395,13 +407,48 @@ pub enum Operation {
         replaces: Option<Uuid>,
         /// Listener name and `host:port`.
         addresses: Vec<(String, String)>,
+        /// The zone it runs in; empty where unknown.
+        zone: String,
+        /// The node it runs on; empty where unknown.
+        node: String,
     },
-    /// Catalog: adds data journals, numbered on.
+    /// Catalog: lets a broker take part, drains it, or retires it for good (refused while any journal has a replica on it).
+    SetBrokerState {
+        /// The broker.
+        broker: BrokerId,
+        /// The incarnation that is meant.
+        incarnation: Uuid,
+        /// What it shall be.
+        state: BrokerState,
+    },
+    /// Catalog: adds data journals, numbered on, with a replica on each of some active brokers; the first of them founds each journal.
     AddJournals {
         /// How many, 1 to 1,024.
         count: u32,
         /// Brokers that hold them.
         replicas: Vec<BrokerId>,
+    },
+    /// Catalog: gives out the id of a new replica of a journal (0 too) on an active broker. One that is there is answered again.
+    AddReplica {
+        /// The journal.
+        journal: JournalId,
+        /// The broker that shall hold it.
+        broker: BrokerId,
+        /// The incarnation that is meant.
+        incarnation: Uuid,
+    },
+    /// Catalog: takes a replica away for ever, after its journal's voters and learners went on without it. The last one is refused; unknown
+    /// ones are passed over.
+    RemoveReplica {
+        /// The journal.
+        journal: JournalId,
+        /// The replica's id.
+        replica: u64,
+    },
+    /// Catalog: how many voters each journal shall have: 1, 3 or 5.
+    SetReplicationFactor {
+        /// The number.
+        factor: u32,
     },
     /// Catalog: gives out producer ids that were never given out before.
     AllocateProducerIds {

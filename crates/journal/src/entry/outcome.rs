@@ -90,6 +90,11 @@ pub enum Outcome {
         /// How many.
         count: u32,
     },
+    /// A replica of a journal.
+    Replica {
+        /// Its id in the journal's Raft group.
+        id: u64,
+    },
     /// The partition's log start after a trim.
     Trimmed {
         /// The log start.

@@ -5,7 +5,7 @@ use tidegate_model::{
 };
 use uuid::Uuid;
 
-use super::{BoundObject, ObjectKey};
+use super::{BoundObject, BrokerState, ObjectKey};
 
 /// The reason that an operation or precondition was refused.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -258,6 +258,42 @@ pub enum Refusal {
         broker: BrokerId,
         /// The incarnation registered.
         current: Uuid,
+    },
+    /// No broker of that number ever registered.
+    #[error("there is no broker {broker}: it has to register first")]
+    UnknownBroker {
+        /// The broker.
+        broker: BrokerId,
+    },
+    /// The broker gets no replicas.
+    #[error("broker {broker} is {state:?}: only active brokers are given replicas")]
+    BrokerNotActive {
+        /// The broker.
+        broker: BrokerId,
+        /// What it is.
+        state: BrokerState,
+    },
+    /// The broker was retired.
+    #[error(
+        "broker {broker} was retired, and its number is never used again: give the broker a fresh number and an empty volume"
+    )]
+    BrokerRetired {
+        /// The broker.
+        broker: BrokerId,
+    },
+    /// The broker still holds replicas.
+    #[error("broker {broker} still holds replicas of {journals} journals: drain it first, and wait until it holds none")]
+    BrokerBusy {
+        /// The broker.
+        broker: BrokerId,
+        /// How many journals have a replica on it.
+        journals: u32,
+    },
+    /// A journal must keep a replica.
+    #[error("journal {journal} has no other replica: add one and let it catch up first")]
+    LastReplica {
+        /// The journal.
+        journal: JournalId,
     },
     /// All names are taken by live producers.
     #[error("{limit} producer names are in use, the most that are kept: use fewer names, or producers without a name")]

@@ -91,11 +91,17 @@ fn every_operation() -> Vec<Operation> {
             incarnation: Uuid::from_u128(5),
             replaces: Some(Uuid::from_u128(6)),
             addresses: vec![("grpc".to_owned(), "127.0.0.1:9644".to_owned())],
+            zone: "z1".to_owned(),
+            node: "n1".to_owned(),
         },
         Operation::AddJournals { count: 2, replicas: vec![BrokerId(1), BrokerId(2)] },
         Operation::AllocateProducerIds { count: 1000 },
         Operation::InitNamedProducer { name: "p".to_owned(), window: 64, expire_ms: 5 },
         Operation::SetOperatorEpoch { epoch: 8 },
+        Operation::SetBrokerState { broker: BrokerId(4), incarnation: Uuid::from_u128(5), state: BrokerState::Draining },
+        Operation::AddReplica { journal: JournalId(0), broker: BrokerId(4), incarnation: Uuid::from_u128(5) },
+        Operation::RemoveReplica { journal: JournalId(3), replica: (1 << 32) | 4 },
+        Operation::SetReplicationFactor { factor: 3 },
     ]
 }
 
@@ -171,11 +177,30 @@ fn damage_is_named() {
     assert_eq!(decode(&unknown), DecodeError::Unknown { what: "operation" });
 }
 
+fn golden_path(name: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
 #[test]
 fn an_entry_of_version_1_stays_readable_and_is_still_written_so() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/entry-v1.bin");
+    let path = golden_path("entry-v1-fleet.bin");
     let (payload, _) = EntryPayload::encode(golden_entry()).unwrap();
     crate::state::tests::golden(&path, &payload.to_bytes());
     let golden = EntryPayload::decode(Bytes::from(std::fs::read(&path).unwrap())).unwrap();
     assert_eq!(golden.pieces(), payload.pieces());
+}
+
+#[test]
+fn an_entry_from_before_there_were_many_brokers_stays_readable() {
+    let old = EntryPayload::decode(Bytes::from(std::fs::read(golden_path("entry-v1.bin")).unwrap())).unwrap();
+    let Piece::Unit { unit, .. } = &old.pieces()[2] else { panic!("{:?}", old.pieces()[2]) };
+    let nowhere = |operation: Operation| match operation {
+        Operation::RegisterBroker { broker, incarnation, replaces, addresses, .. } => {
+            let (zone, node) = (String::new(), String::new());
+            Operation::RegisterBroker { broker, incarnation, replaces, addresses, zone, node }
+        }
+        operation => operation,
+    };
+    let of_then: Vec<_> = every_operation().into_iter().map(nowhere).take(unit.operations.len()).collect();
+    assert_eq!((unit.operations.len(), &unit.operations), (28, &of_then));
 }

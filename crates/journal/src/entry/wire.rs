@@ -199,7 +199,7 @@ pub(crate) struct OperatorEpoch {
 pub(crate) struct Operation {
     #[prost(
         oneof = "OperationKind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46"
     )]
     pub(crate) kind: Option<OperationKind>,
 }
@@ -258,6 +258,14 @@ pub(crate) enum OperationKind {
     InitNamedProducer(InitNamedProducer),
     #[prost(message, tag = "42")]
     SetOperatorEpoch(SetOperatorEpoch),
+    #[prost(message, tag = "43")]
+    SetBrokerState(SetBrokerState),
+    #[prost(message, tag = "44")]
+    AddReplica(AddReplica),
+    #[prost(message, tag = "45")]
+    RemoveReplica(RemoveReplica),
+    #[prost(message, tag = "46")]
+    SetReplicationFactor(SetReplicationFactor),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -456,6 +464,44 @@ pub(crate) struct RegisterBroker {
     pub(crate) replaces: Option<Uid>,
     #[prost(message, repeated, tag = "4")]
     pub(crate) addresses: Vec<Address>,
+    #[prost(string, tag = "5")]
+    pub(crate) zone: String,
+    #[prost(string, tag = "6")]
+    pub(crate) node: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct SetBrokerState {
+    #[prost(uint32, tag = "1")]
+    pub(crate) broker: u32,
+    #[prost(message, required, tag = "2")]
+    pub(crate) incarnation: Uid,
+    #[prost(uint32, tag = "3")]
+    pub(crate) state: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct AddReplica {
+    #[prost(uint32, tag = "1")]
+    pub(crate) journal: u32,
+    #[prost(uint32, tag = "2")]
+    pub(crate) broker: u32,
+    #[prost(message, required, tag = "3")]
+    pub(crate) incarnation: Uid,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct RemoveReplica {
+    #[prost(uint32, tag = "1")]
+    pub(crate) journal: u32,
+    #[prost(uint64, tag = "2")]
+    pub(crate) replica: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct SetReplicationFactor {
+    #[prost(uint32, tag = "1")]
+    pub(crate) factor: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -11,18 +11,18 @@ use tidegate_model::{
 use super::index::Index;
 use super::producers::Remembered;
 use super::{
-    Broker, Catalog, Committed, EpochStart, Group, Home, JournalInfo, NamedProducer, Objects, PartitionState, Position,
-    ProducerState, State, TailIndex, TailItem, TierPiece, Tombstone, Topic, wire,
+    Broker, Catalog, Committed, EpochStart, Fleet, Group, Home, JournalInfo, NamedProducer, Objects, PartitionState, Position,
+    ProducerState, Replica, State, TailIndex, TailItem, TierPiece, Tombstone, Topic, wire,
 };
 use crate::entry::convert::{
-    at_in, at_out, bound_in, bound_out, config_in, config_out, management_in, management_out, manifest_in, manifest_out,
-    stored_in, stored_out, uid_in, uid_out,
+    at_in, at_out, bound_in, bound_out, broker_state_in, broker_state_out, config_in, config_out, management_in, management_out,
+    manifest_in, manifest_out, stored_in, stored_out, uid_in, uid_out,
 };
-use crate::entry::wire::Address;
+use crate::entry::wire::{Address, Uid};
 use crate::entry::{ObjectKey, ProducerLimits};
 
-/// The checkpoint format version that this build writes and the greatest that it reads.
-pub const CHECKPOINT_VERSION: u16 = 1;
+/// The checkpoint format version that this build writes; it reads all from 1.
+pub const CHECKPOINT_VERSION: u16 = 2;
 
 const MAGIC: [u8; 4] = *b"TGST";
 const HEAD_BYTES: usize = 6;
@@ -88,10 +88,13 @@ impl State {
             return Err(malformed("they do not begin with TGST".to_owned()));
         }
         let version = u16::from_le_bytes([head[4], head[5]]);
-        if version != CHECKPOINT_VERSION {
+        if version == 0 || version > CHECKPOINT_VERSION {
             return Err(StateDecodeError::Version { given: version, known: CHECKPOINT_VERSION });
         }
-        let wire = wire::State::decode(body).map_err(|error| malformed(error.to_string()))?;
+        let mut wire = wire::State::decode(body).map_err(|error| malformed(error.to_string()))?;
+        if version == 1 {
+            from_version_1(&mut wire.catalog);
+        }
         let partitions = wire.partitions.into_iter().map(partition_in).collect::<Result<_, _>>()?;
         let index = Index::build(&partitions);
         let state = State {
@@ -267,17 +270,6 @@ fn catalog_out(catalog: &Catalog) -> wire::Catalog {
         group: group.clone(),
         journals: journals.iter().map(|journal| journal.0).collect(),
     };
-    let broker = |(id, broker): (&BrokerId, &Broker)| wire::Broker {
-        id: id.0,
-        incarnation: uid_out(broker.incarnation),
-        addresses: broker.addresses.iter().cloned().map(|(listener, address)| Address { listener, address }).collect(),
-        registered: broker.registered.0,
-    };
-    let journal = |(id, journal): (&JournalId, &JournalInfo)| wire::Journal {
-        id: id.0,
-        replicas: journal.replicas.iter().map(|broker| broker.0).collect(),
-        partitions: journal.partitions,
-    };
     let named = |(name, producer): (&String, &NamedProducer)| wire::Named {
         name: name.clone(),
         id: producer.id.0,
@@ -288,26 +280,83 @@ fn catalog_out(catalog: &Catalog) -> wire::Catalog {
     wire::Catalog {
         topics: catalog.topics.values().map(topic_out).collect(),
         placement: catalog.placement.iter().map(placement).collect(),
-        brokers: catalog.brokers.iter().map(broker).collect(),
-        journals: catalog.journals.iter().map(journal).collect(),
+        brokers: catalog.fleet.brokers.iter().map(broker_out).collect(),
+        journals: catalog.fleet.journals.iter().map(journal_out).collect(),
         named: catalog.named.iter().map(named).collect(),
         next_producer_id: catalog.next_producer_id,
         revision: catalog.revision,
         forgotten_revision: catalog.forgotten_revision,
         operator_epoch: catalog.operator_epoch,
+        replication_factor: catalog.fleet.replication_factor,
+        fleet_revision: catalog.fleet.revision,
+    }
+}
+
+fn broker_out((id, broker): (&BrokerId, &Broker)) -> wire::Broker {
+    wire::Broker {
+        id: id.0,
+        incarnation: uid_out(broker.incarnation),
+        addresses: broker.addresses.iter().cloned().map(|(listener, address)| Address { listener, address }).collect(),
+        registered: broker.registered.0,
+        zone: broker.zone.clone(),
+        node: broker.node.clone(),
+        state: broker_state_out(broker.state),
+    }
+}
+
+fn broker_in(wire: wire::Broker) -> Result<(BrokerId, Broker), StateDecodeError> {
+    let broker = Broker {
+        incarnation: uid_in(&wire.incarnation),
+        addresses: wire.addresses.into_iter().map(|address| (address.listener, address.address)).collect(),
+        zone: wire.zone,
+        node: wire.node,
+        state: broker_state_in(wire.state).map_err(|error| StateDecodeError::Malformed(error.to_string()))?,
+        registered: TimestampMs(wire.registered),
+    };
+    Ok((BrokerId(wire.id), broker))
+}
+
+fn journal_out((id, journal): (&JournalId, &JournalInfo)) -> wire::Journal {
+    let replica = |replica: &Replica| wire::Replica { id: replica.id, incarnation: uid_out(replica.incarnation) };
+    let given = |(broker, count): (&BrokerId, &u32)| wire::Given { broker: broker.0, count: *count };
+    wire::Journal {
+        id: id.0,
+        brokers: Vec::new(),
+        partitions: journal.partitions,
+        replicas: journal.replicas.iter().map(replica).collect(),
+        founder: journal.founder,
+        given: journal.given.iter().map(given).collect(),
+    }
+}
+
+fn journal_in(wire: wire::Journal) -> (JournalId, JournalInfo) {
+    let replica =
+        |wire: wire::Replica| Replica { id: wire.id, broker: BrokerId(wire.id as u32), incarnation: uid_in(&wire.incarnation) };
+    let journal = JournalInfo {
+        replicas: wire.replicas.into_iter().map(replica).collect(),
+        founder: wire.founder,
+        partitions: wire.partitions,
+        given: wire.given.into_iter().map(|given| (BrokerId(given.broker), given.count)).collect(),
+    };
+    (JournalId(wire.id), journal)
+}
+
+/// Version 1 knew one broker, which was the only replica of all journals under its own number.
+fn from_version_1(catalog: &mut wire::Catalog) {
+    catalog.replication_factor = 1;
+    let incarnations: Vec<(u32, Uid)> = catalog.brokers.iter().map(|broker| (broker.id, broker.incarnation.clone())).collect();
+    let own = incarnations.first().map(|(id, _)| wire::Journal { brokers: vec![*id], ..wire::Journal::default() });
+    catalog.journals.splice(0..0, own);
+    for journal in &mut catalog.journals {
+        let known = |broker: u32| incarnations.iter().find(|(id, _)| *id == broker);
+        let replica = |(id, incarnation): &(u32, Uid)| wire::Replica { id: u64::from(*id), incarnation: incarnation.clone() };
+        journal.replicas = std::mem::take(&mut journal.brokers).into_iter().filter_map(known).map(replica).collect();
+        journal.given = journal.replicas.iter().map(|replica| wire::Given { broker: replica.id as u32, count: 1 }).collect();
+        journal.founder = journal.replicas.first().map_or(0, |replica| replica.id);
     }
 }
 
 fn catalog_in(wire: wire::Catalog) -> Result<Catalog, StateDecodeError> {
-    let broker = |wire: wire::Broker| {
-        let addresses = wire.addresses.into_iter().map(|address| (address.listener, address.address)).collect();
-        let incarnation = uid_in(&wire.incarnation);
-        (BrokerId(wire.id), Broker { incarnation, addresses, registered: TimestampMs(wire.registered) })
-    };
-    let journal = |wire: wire::Journal| {
-        let replicas = wire.replicas.into_iter().map(BrokerId).collect();
-        (JournalId(wire.id), JournalInfo { replicas, partitions: wire.partitions })
-    };
     let named = |wire: wire::Named| {
         let (id, epoch, window) = (ProducerId(wire.id), epoch_in(wire.epoch)?, window_in(wire.window)?);
         Ok((wire.name, NamedProducer { id, epoch, window, expires: TimestampMs(wire.expires) }))
@@ -319,8 +368,12 @@ fn catalog_in(wire: wire::Catalog) -> Result<Catalog, StateDecodeError> {
             .into_iter()
             .map(|wire| (wire.group, wire.journals.into_iter().map(JournalId).collect()))
             .collect(),
-        brokers: wire.brokers.into_iter().map(broker).collect(),
-        journals: wire.journals.into_iter().map(journal).collect(),
+        fleet: Fleet {
+            brokers: wire.brokers.into_iter().map(broker_in).collect::<Result<_, _>>()?,
+            journals: wire.journals.into_iter().map(journal_in).collect(),
+            replication_factor: wire.replication_factor,
+            revision: wire.fleet_revision,
+        },
         named: wire.named.into_iter().map(named).collect::<Result<_, _>>()?,
         next_producer_id: wire.next_producer_id,
         revision: wire.revision,

@@ -119,6 +119,7 @@ fn check_catalog(catalog: &Catalog) -> Result<(), String> {
     ensure(live.clone().count() == catalog.names.len(), "two topics of one name")?;
     let bound = catalog.topics.values().filter(|topic| topic.bound.is_some()).count();
     ensure(bound == catalog.bound.len(), "an object is bound to two topics")?;
+    catalog.fleet.check()?;
     for topic in catalog.topics.values() {
         ensure(topic.homes.len() == topic.config.partitions as usize, "a topic's homes are not one for each partition")?;
         ensure(topic.revision <= catalog.revision, "a revision from the future")?;

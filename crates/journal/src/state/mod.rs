@@ -22,6 +22,8 @@ mod unit;
 mod wire;
 
 #[cfg(test)]
+mod fleet_tests;
+#[cfg(test)]
 mod property_tests;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -36,8 +38,8 @@ use index::Index;
 
 pub use append::MOST_PRODUCERS;
 pub use catalog::{
-    Broker, Catalog, Changes, Home, JournalInfo, MOST_NAMED_PRODUCERS, MOST_PARTITIONS, MOST_PRODUCER_IDS, NamedProducer,
-    Tombstone, Topic,
+    Broker, Catalog, Changes, Fleet, GREATEST_REPLICATION_FACTOR, Home, JournalInfo, MOST_NAMED_PRODUCERS, MOST_PARTITIONS,
+    MOST_PRODUCER_IDS, NamedProducer, Replica, Tombstone, Topic,
 };
 pub use checkpoint::{CHECKPOINT_VERSION, StateDecodeError};
 pub use groups::{Committed, Group, METADATA_BYTES, NAME_BYTES};

@@ -176,8 +176,9 @@ impl World {
         let object = |number: u64| BoundObject { namespace: "n".to_owned(), name: "o".to_owned(), uid: number.to_string() };
         let bound = (self.dice.roll(2) == 0).then(|| object(number));
         let known = self.state.catalog().topic(uid);
-        match self.dice.roll(9) {
-            0 => Operation::AddJournals { count: 1 + self.dice.roll(2) as u32, replicas: vec![BrokerId(1)] },
+        match self.dice.roll(11) {
+            0 => Operation::AddJournals { count: 1 + self.dice.roll(2) as u32, replicas: vec![BrokerId(1 + number as u32)] },
+            9 | 10 => self.fleet(),
             1 | 2 => Operation::CreateTopic { uid, name, config, journals: vec![], bound, management: Management::Catalog },
             3 => {
                 let placement_group = known.and_then(|topic| topic.config.placement_group.clone());
@@ -192,6 +193,33 @@ impl World {
                 Operation::BindTopic { uid, expected, object: bound, management: Management::Object }
             }
             _ => Operation::InitNamedProducer { name, window: 5, expire_ms: 100 },
+        }
+    }
+
+    fn fleet(&mut self) -> Operation {
+        let broker = 1 + self.dice.roll(4) as u32;
+        let known = self.state.catalog().fleet().broker(BrokerId(broker)).map(|broker| broker.incarnation);
+        let incarnation = known.unwrap_or(Uuid::from_u128(9));
+        let journal = JournalId(self.dice.roll(3) as u32);
+        match self.dice.roll(7) {
+            0 | 1 => {
+                let mut register = super::tests::register(broker, u128::from(self.dice.roll(50)));
+                if let (Operation::RegisterBroker { replaces, .. }, 0) = (&mut register, self.dice.roll(2)) {
+                    *replaces = known;
+                }
+                register
+            }
+            2 => {
+                let state = [BrokerState::Active, BrokerState::Draining, BrokerState::Retired][self.dice.roll(3) as usize];
+                Operation::SetBrokerState { broker: BrokerId(broker), incarnation, state }
+            }
+            3 | 4 => Operation::AddReplica { journal, broker: BrokerId(broker), incarnation },
+            5 => {
+                let info = self.state.catalog().fleet().journal(journal);
+                let replica = info.and_then(|info| info.replicas.first()).map_or(0, |replica| replica.id);
+                Operation::RemoveReplica { journal, replica }
+            }
+            _ => Operation::SetReplicationFactor { factor: self.dice.roll(6) as u32 },
         }
     }
 
@@ -427,13 +455,15 @@ fn seeds_that_once_failed_hold() {
 #[test]
 fn journals_are_chosen_by_load() {
     let mut state = State::new();
-    let add = Unit::of(Operation::AddJournals { count: 3, replicas: vec![] });
+    let broker = Unit::of(super::tests::register(1, 1));
+    let add = Unit::of(Operation::AddJournals { count: 3, replicas: vec![BrokerId(1)] });
     let create = |number: u128| {
         let config = TopicConfig { partitions: 7, placement_group: None, settings: String::new() };
         let (uid, name) = (TopicUid(Uuid::from_u128(number)), format!("topic{number}"));
         Unit::of(Operation::CreateTopic { uid, name, config, journals: vec![], bound: None, management: Management::Catalog })
     };
-    let (payload, _) = EntryPayload::encode(Entry { time: TimestampMs(1), units: vec![add, create(1), create(2)] }).unwrap();
+    let (payload, _) =
+        EntryPayload::encode(Entry { time: TimestampMs(1), units: vec![broker, add, create(1), create(2)] }).unwrap();
     state.apply(Position { term: 1, index: 1 }, &payload);
     let loads: Vec<_> = state.catalog().journals().map(|(id, info)| (id, info.partitions)).collect();
     assert_eq!(loads, [(JournalId(1), 5), (JournalId(2), 5), (JournalId(3), 4)]);

@@ -20,6 +20,7 @@ pub struct Lost {
 impl State {
     /// The state without what only the log held, as the first entry of a new log, and what that loses. Partitions end where the tier does;
     /// what was remembered of producers went with the log, so all of them have to begin anew.
+    /// The brokers and replicas of before are forgotten: none of them holds anything of the new hub.
     pub fn salvage(mut self, first: Position) -> (State, Vec<Lost>) {
         let mut lost = Vec::new();
         for (at, partition) in &mut self.partitions {
@@ -35,6 +36,7 @@ impl State {
                 partition.epoch_starts.pop_back();
             }
         }
+        self.catalog.fleet.disband();
         self.applied = first;
         self.index = Index::build(&self.partitions);
         (self, lost)

@@ -504,9 +504,21 @@ fn create(number: u128, name: &str, partitions: u32, group: Option<&str>) -> Ope
     Operation::CreateTopic { uid, name, config, journals: vec![], bound: None, management: Management::Catalog }
 }
 
+pub(super) fn register(broker: u32, incarnation: u128) -> Operation {
+    Operation::RegisterBroker {
+        broker: BrokerId(broker),
+        incarnation: Uuid::from_u128(incarnation),
+        replaces: None,
+        addresses: vec![("grpc".to_owned(), format!("127.0.0.1:{broker}"))],
+        zone: format!("z{}", broker % 3),
+        node: String::new(),
+    }
+}
+
 fn catalog() -> Bench {
     let mut bench = Bench::new();
     assert_eq!(bench.refused(create(1, "early", 1, None)), Refusal::NoJournals);
+    bench.done(register(1, 3));
     bench.done(Operation::AddJournals { count: 2, replicas: vec![BrokerId(1)] });
     bench
 }
@@ -633,16 +645,6 @@ fn ids_names_brokers_and_epochs_of_the_registry() {
         bench.done(Operation::AllocateProducerIds { count: 1 }),
         Outcome::ProducerIds { first: ProducerId(102), count: 1 }
     );
-    let register = |incarnation, replaces: Option<u128>| Operation::RegisterBroker {
-        broker: BrokerId(1),
-        incarnation: Uuid::from_u128(incarnation),
-        replaces: replaces.map(Uuid::from_u128),
-        addresses: vec![("grpc".to_owned(), "127.0.0.1:1".to_owned())],
-    };
-    bench.done(register(1, None));
-    bench.done(register(1, None));
-    assert!(matches!(bench.refused(register(2, None)), Refusal::BrokerIncarnation { .. }));
-    bench.done(register(2, Some(1)));
     bench.done(Operation::SetOperatorEpoch { epoch: 4 });
     assert_eq!(bench.refused(Operation::SetOperatorEpoch { epoch: 3 }), Refusal::StaleOperator { given: 3, current: 4 });
     assert!(matches!(bench.refused(Operation::SetFeatureLevel { level: FEATURE_LEVEL + 1 }), Refusal::FeatureLevelUnfit { .. }));
@@ -661,8 +663,8 @@ fn entry_time_never_falls() {
 fn a_checkpoint_from_the_future_or_of_another_kind_is_refused() {
     let mut bytes = Bench::with_partitions().state.encode();
     assert_eq!(bytes[..4], *b"TGST");
-    bytes[4] = 2;
-    assert_eq!(State::decode(&bytes), Err(StateDecodeError::Version { given: 2, known: CHECKPOINT_VERSION }));
+    bytes[4] = 3;
+    assert_eq!(State::decode(&bytes), Err(StateDecodeError::Version { given: 3, known: CHECKPOINT_VERSION }));
     assert!(matches!(State::decode(b"nonsense"), Err(StateDecodeError::Malformed(_))));
     assert!(matches!(State::decode(b""), Err(StateDecodeError::Malformed(_))));
 }
@@ -686,8 +688,10 @@ pub(crate) fn golden_state() -> State {
     let uid = TopicUid(Uuid::from_u128(1));
     bench.done(Operation::BindTopic { uid, expected: None, object: Some(object), management: Management::Object });
     bench.done(Operation::InitNamedProducer { name: "p".to_owned(), window: 8, expire_ms: 1_000 });
-    let addresses = vec![("grpc".to_owned(), "127.0.0.1:1".to_owned())];
-    bench.done(Operation::RegisterBroker { broker: BrokerId(1), incarnation: Uuid::from_u128(3), replaces: None, addresses });
+    bench.done(register(4, 7));
+    bench.done(Operation::AddReplica { journal: JournalId(2), broker: BrokerId(4), incarnation: Uuid::from_u128(7) });
+    bench.done(Operation::SetBrokerState { broker: BrokerId(4), incarnation: Uuid::from_u128(7), state: BrokerState::Draining });
+    bench.done(Operation::SetReplicationFactor { factor: 3 });
     bench.done(open(P, 0, 0));
     bench.done(open(Q, 1, 5));
     bench.append(P, idempotent(3, 9, 4, 1, 0)).unwrap();
@@ -714,10 +718,27 @@ pub(crate) fn golden_state() -> State {
     bench.state
 }
 
+fn golden_path(name: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
 #[test]
-fn a_checkpoint_of_version_1_stays_readable_and_is_still_written_so() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/checkpoint-v1.bin");
+fn a_checkpoint_of_version_2_stays_readable_and_is_still_written_so() {
+    let path = golden_path("checkpoint-v2.bin");
     let state = golden_state();
     golden(&path, &state.encode());
     assert_eq!(State::decode(&std::fs::read(&path).unwrap()).unwrap(), state);
+}
+
+#[test]
+fn a_checkpoint_of_version_1_is_read_as_a_hub_of_one_broker() {
+    let state = State::decode(&std::fs::read(golden_path("checkpoint-v1.bin")).unwrap()).unwrap();
+    let fleet = state.catalog().fleet();
+    let replica = Replica { id: 1, broker: BrokerId(1), incarnation: Uuid::from_u128(3) };
+    let journals: Vec<_> = fleet.journals().map(|(id, info)| (id.0, info.replicas.clone(), info.founder)).collect();
+    assert_eq!(journals, [(0, vec![replica], 1), (1, vec![replica], 1), (2, vec![replica], 1)]);
+    assert_eq!((fleet.replication_factor(), fleet.broker(BrokerId(1)).unwrap().state), (1, BrokerState::Active));
+    assert_eq!(State::decode(&state.encode()).unwrap(), state);
+    // The next replica of that broker gets an id of its own.
+    assert_eq!(fleet.journal(JournalId(1)).unwrap().given[&BrokerId(1)], 1);
 }

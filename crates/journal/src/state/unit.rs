@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use tidegate_model::{LeaderEpoch, Offset, ProducerId, TopicPartition, TopicUid};
 
 use super::batch::Batch;
-use super::catalog::NewTopic;
+use super::catalog::{NewTopic, is_of_fleet};
 use super::groups::{check_commit, check_name};
 use super::partition::PartitionState;
 use super::producers::{ProducerState, Verdict};
 use super::replace;
 use super::tail::Firsts;
-use super::{Applied, Broker, FEATURE_LEVEL, State, TierPiece};
+use super::{Applied, FEATURE_LEVEL, State, TierPiece};
 use crate::entry::{
     ObjectInfo, ObjectKey, Operation, Outcome, Outcomes, Precondition, ProducerLimits, Refusal, Replacement, StoredRange,
     TierRange, Unit, UnitOutcome,
@@ -188,10 +188,7 @@ impl State {
             Operation::UndeleteTopic { uid } => catalog.check_undelete(*uid, self.time),
             Operation::ForgetTopic { uid } => catalog.check_forget(*uid, self.time),
             Operation::BindTopic { uid, expected, object, .. } => catalog.check_bind(*uid, expected.as_ref(), object.as_ref()),
-            Operation::RegisterBroker { broker, incarnation, replaces, .. } => {
-                catalog.check_register_broker(*broker, *incarnation, *replaces)
-            }
-            Operation::AddJournals { count, .. } => catalog.check_add_journals(*count),
+            operation if is_of_fleet(operation) => catalog.fleet.check_operation(operation),
             Operation::AllocateProducerIds { count } => catalog.check_producer_ids(*count),
             Operation::InitNamedProducer { name, window, expire_ms } => {
                 catalog.check_named_producer(name, *window, *expire_ms, self.time)
@@ -317,11 +314,7 @@ impl State {
             Operation::UndeleteTopic { uid } => catalog.undelete(*uid, now),
             Operation::ForgetTopic { uid } => catalog.forget(*uid),
             Operation::BindTopic { uid, object, management, .. } => catalog.bind(*uid, object.as_ref(), *management, now),
-            Operation::RegisterBroker { broker, incarnation, addresses, .. } => {
-                let addresses = addresses.clone();
-                catalog.register_broker(*broker, Broker { incarnation: *incarnation, addresses, registered: now })
-            }
-            Operation::AddJournals { count, replicas } => catalog.add_journals(*count, replicas),
+            operation if is_of_fleet(operation) => catalog.fleet.perform(operation, now),
             Operation::AllocateProducerIds { count } => catalog.allocate_producer_ids(*count),
             Operation::InitNamedProducer { name, window, expire_ms } => {
                 catalog.init_named_producer(name, *window, *expire_ms, now)
@@ -495,7 +488,11 @@ fn subjects(operation: &Operation) -> Vec<Subject<'_>> {
         Operation::Release { .. }
         | Operation::SetFeatureLevel { .. }
         | Operation::RegisterBroker { .. }
+        | Operation::SetBrokerState { .. }
         | Operation::AddJournals { .. }
+        | Operation::AddReplica { .. }
+        | Operation::RemoveReplica { .. }
+        | Operation::SetReplicationFactor { .. }
         | Operation::AllocateProducerIds { .. }
         | Operation::SetOperatorEpoch { .. } => vec![Subject::Registry],
     }

@@ -195,6 +195,10 @@ pub(crate) struct Catalog {
     pub(crate) forgotten_revision: u64,
     #[prost(uint64, tag = "9")]
     pub(crate) operator_epoch: u64,
+    #[prost(uint32, tag = "10")]
+    pub(crate) replication_factor: u32,
+    #[prost(uint64, tag = "11")]
+    pub(crate) fleet_revision: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -265,16 +269,46 @@ pub(crate) struct Broker {
     pub(crate) addresses: Vec<Address>,
     #[prost(sint64, tag = "4")]
     pub(crate) registered: i64,
+    #[prost(string, tag = "5")]
+    pub(crate) zone: String,
+    #[prost(string, tag = "6")]
+    pub(crate) node: String,
+    #[prost(uint32, tag = "7")]
+    pub(crate) state: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Journal {
     #[prost(uint32, tag = "1")]
     pub(crate) id: u32,
+    /// Of version 1 only.
     #[prost(uint32, repeated, tag = "2")]
-    pub(crate) replicas: Vec<u32>,
+    pub(crate) brokers: Vec<u32>,
     #[prost(uint32, tag = "3")]
     pub(crate) partitions: u32,
+    #[prost(message, repeated, tag = "4")]
+    pub(crate) replicas: Vec<Replica>,
+    #[prost(uint64, tag = "5")]
+    pub(crate) founder: u64,
+    #[prost(message, repeated, tag = "6")]
+    pub(crate) given: Vec<Given>,
+}
+
+/// The broker's number is the low half of the id.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Replica {
+    #[prost(uint64, tag = "1")]
+    pub(crate) id: u64,
+    #[prost(message, required, tag = "2")]
+    pub(crate) incarnation: Uid,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Given {
+    #[prost(uint32, tag = "1")]
+    pub(crate) broker: u32,
+    #[prost(uint32, tag = "2")]
+    pub(crate) count: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]

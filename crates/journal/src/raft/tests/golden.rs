@@ -27,12 +27,15 @@ fn file() -> Vec<u8> {
 
 #[test]
 fn a_local_checkpoint_of_version_1_stays_readable_and_is_still_written_so() {
-    let path = path("local-checkpoint-v1.bin");
+    let path = path("local-checkpoint-v1-state-v2.bin");
     golden(&path, &file());
     let (read, kept) = decode(ID, &std::fs::read(&path).unwrap()).unwrap();
     let core = core();
     assert_eq!((read.applied, &read.membership, kept.index()), (core.applied, &core.membership, 1_000));
     assert!(read.state == core.state);
+    // The same envelope around a state of version 1.
+    let (read, _) = decode(ID, &std::fs::read(self::path("local-checkpoint-v1.bin")).unwrap()).unwrap();
+    assert_eq!((read.applied, &read.membership), (core.applied, &core.membership));
 }
 
 #[test]

@@ -3,16 +3,18 @@
 //! Every change of a topic has a revision of its own, greater than all before; each topic or tombstone stands in the change
 //! feed once, at its latest revision.
 
+mod fleet;
 mod registry;
 mod topics;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tidegate_model::{BrokerId, JournalId, Offset, PartitionId, ProducerEpoch, ProducerId, TimestampMs, TopicUid};
-use uuid::Uuid;
+use tidegate_model::{JournalId, Offset, PartitionId, ProducerEpoch, ProducerId, TimestampMs, TopicUid};
 
 use crate::entry::{BoundObject, Management, TopicConfig};
 
+pub(crate) use fleet::is_of_fleet;
+pub use fleet::{Broker, Fleet, GREATEST_REPLICATION_FACTOR, JournalInfo, Replica};
 pub use registry::{MOST_NAMED_PRODUCERS, MOST_PRODUCER_IDS};
 pub use topics::MOST_PARTITIONS;
 pub(crate) use topics::{NewTopic, canonical};
@@ -86,26 +88,6 @@ impl Topic {
     }
 }
 
-/// A broker.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Broker {
-    /// Written on its volume once.
-    pub incarnation: Uuid,
-    /// Listener name and `host:port`.
-    pub addresses: Vec<(String, String)>,
-    /// When it last registered, in entry time.
-    pub registered: TimestampMs,
-}
-
-/// A data journal.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct JournalInfo {
-    /// Brokers that hold it.
-    pub replicas: Vec<BrokerId>,
-    /// How many partitions live in it, those of tombstones included.
-    pub partitions: u32,
-}
-
 /// A producer that keeps its id over restarts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamedProducer {
@@ -133,8 +115,7 @@ pub enum Changes<'a> {
 pub struct Catalog {
     pub(crate) topics: BTreeMap<TopicUid, Topic>,
     pub(crate) placement: BTreeMap<String, Vec<JournalId>>,
-    pub(crate) brokers: BTreeMap<BrokerId, Broker>,
-    pub(crate) journals: BTreeMap<JournalId, JournalInfo>,
+    pub(crate) fleet: Fleet,
     pub(crate) named: BTreeMap<String, NamedProducer>,
     pub(crate) next_producer_id: i64,
     pub(crate) revision: u64,
@@ -195,19 +176,14 @@ impl Catalog {
         self.placement.get(group).map(Vec::as_slice)
     }
 
-    /// One broker.
-    pub fn broker(&self, broker: BrokerId) -> Option<&Broker> {
-        self.brokers.get(&broker)
-    }
-
-    /// All brokers.
-    pub fn brokers(&self) -> impl ExactSizeIterator<Item = (BrokerId, &Broker)> {
-        self.brokers.iter().map(|(id, broker)| (*id, broker))
+    /// Brokers, journals and which broker holds which journal.
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
     }
 
     /// All data journals.
-    pub fn journals(&self) -> impl ExactSizeIterator<Item = (JournalId, &JournalInfo)> {
-        self.journals.iter().map(|(id, journal)| (*id, journal))
+    pub fn journals(&self) -> impl Iterator<Item = (JournalId, &JournalInfo)> {
+        self.fleet.data_journals()
     }
 
     /// A named producer.

@@ -1,9 +1,8 @@
-//! Brokers, journals, producer ids and the operator's epoch.
+//! Producer ids and the operator's epoch.
 
-use tidegate_model::{BrokerId, JournalId, ProducerEpoch, ProducerId, TimestampMs};
-use uuid::Uuid;
+use tidegate_model::{ProducerEpoch, ProducerId, TimestampMs};
 
-use super::{Broker, Catalog, JournalInfo, NamedProducer};
+use super::{Catalog, NamedProducer};
 use crate::entry::{Outcome, Refusal};
 use crate::state::groups::check_name;
 use crate::state::producers::{DEFAULT_WINDOW, GREATEST_WINDOW};
@@ -12,41 +11,8 @@ use crate::state::producers::{DEFAULT_WINDOW, GREATEST_WINDOW};
 pub const MOST_PRODUCER_IDS: u32 = 1_000_000;
 /// Most producer names kept.
 pub const MOST_NAMED_PRODUCERS: u32 = 100_000;
-/// Most data journals of a hub, and most added at once.
-const MOST_JOURNALS: u32 = 1024;
 
 impl Catalog {
-    pub(crate) fn check_register_broker(&self, id: BrokerId, incarnation: Uuid, replaces: Option<Uuid>) -> Result<(), Refusal> {
-        match self.brokers.get(&id) {
-            Some(known) if known.incarnation != incarnation && replaces != Some(known.incarnation) => {
-                Err(Refusal::BrokerIncarnation { broker: id, current: known.incarnation })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    pub(crate) fn register_broker(&mut self, id: BrokerId, broker: Broker) -> Outcome {
-        self.brokers.insert(id, broker);
-        Outcome::Done
-    }
-
-    pub(crate) fn check_add_journals(&self, count: u32) -> Result<(), Refusal> {
-        let room = MOST_JOURNALS - self.journals.len().min(MOST_JOURNALS as usize) as u32;
-        if count == 0 || count > room {
-            let problem = format!("is {count}; give 1 to {room} (a hub has at most {MOST_JOURNALS} data journals)");
-            return Err(Refusal::Invalid { field: "count", problem });
-        }
-        Ok(())
-    }
-
-    pub(crate) fn add_journals(&mut self, count: u32, replicas: &[BrokerId]) -> Outcome {
-        let first = self.journals.last_key_value().map_or(JournalId::CATALOG, |(last, _)| *last).0 + 1;
-        for journal in first..first + count {
-            self.journals.insert(JournalId(journal), JournalInfo { replicas: replicas.to_vec(), partitions: 0 });
-        }
-        Outcome::JournalsAdded { first: JournalId(first), count }
-    }
-
     pub(crate) fn check_producer_ids(&self, count: u32) -> Result<(), Refusal> {
         if count == 0 || count > MOST_PRODUCER_IDS {
             let problem = format!("is {count}; give 1 to {MOST_PRODUCER_IDS}");

@@ -71,7 +71,7 @@ impl Catalog {
         if from == to && journals.is_empty() {
             return Ok(());
         }
-        if self.journals.is_empty() {
+        if !self.fleet.has_data_journals() {
             return Err(Refusal::NoJournals);
         }
         if !journals.is_empty() && journals.len() != (to - from) as usize {
@@ -80,7 +80,7 @@ impl Catalog {
         }
         let placed = group.and_then(|group| self.placement.get(group));
         for (partition, journal) in (from as usize..).zip(journals) {
-            if !self.journals.contains_key(journal) {
+            if self.fleet.data_journal(*journal).is_none() {
                 return Err(Refusal::UnknownJournal { journal: *journal });
             }
             if let Some(fixed) = placed.and_then(|placed| placed.get(partition)).filter(|fixed| *fixed != journal) {
@@ -203,7 +203,7 @@ impl Catalog {
             self.revision += 1;
             self.forgotten_revision = self.forgotten_revision.max(topic.revision);
             for home in topic.homes.iter().filter_map(|homes| homes.last()) {
-                if let Some(journal) = self.journals.get_mut(&home.journal) {
+                if let Some(journal) = self.fleet.journals.get_mut(&home.journal) {
                     journal.partitions = journal.partitions.saturating_sub(1);
                 }
             }
@@ -264,14 +264,14 @@ impl Catalog {
 
     /// First homes of partitions `from .. to`: as given, as the placement group has it, or in the emptiest journals.
     fn place(&mut self, group: Option<&str>, journals: &[JournalId], from: u32, to: u32) -> Vec<Vec<Home>> {
-        let mut loads: BTreeSet<(u32, JournalId)> = self.journals.iter().map(|(id, info)| (info.partitions, *id)).collect();
+        let mut loads: BTreeSet<(u32, JournalId)> = self.fleet.data_journals().map(|(id, info)| (info.partitions, id)).collect();
         let mut placed = group.map(|group| self.placement.get(group).cloned().unwrap_or_default());
         let mut homes = Vec::new();
         for partition in from as usize..to as usize {
             let fixed = placed.as_ref().and_then(|placed| placed.get(partition)).or(journals.get(partition - from as usize));
             let emptiest = loads.first().map_or(JournalId::CATALOG, |(_, journal)| *journal);
             let journal = fixed.copied().unwrap_or(emptiest);
-            if let Some(info) = self.journals.get_mut(&journal) {
+            if let Some(info) = self.fleet.journals.get_mut(&journal) {
                 loads.remove(&(info.partitions, journal));
                 info.partitions += 1;
                 loads.insert((info.partitions, journal));

@@ -9,6 +9,7 @@ mod http;
 pub mod hub;
 pub mod identity;
 pub mod metrics;
+pub mod placement;
 pub mod recover;
 mod retention;
 mod running;

@@ -208,7 +208,7 @@ pub(crate) fn precondition_in(precondition: wire::Precondition) -> Result<Precon
 }
 
 pub(crate) fn operation_out(operation: &Operation) -> wire::Operation {
-    let kind = data_out(operation).or_else(|| catalog_out(operation));
+    let kind = data_out(operation).or_else(|| catalog_out(operation)).or_else(|| fleet_out(operation));
     wire::Operation { kind: Some(kind.expect("each operation belongs to the data journals or to the catalog")) }
 }
 
@@ -286,6 +286,21 @@ fn catalog_out(operation: &Operation) -> Option<OperationKind> {
             object: object.as_ref().map(bound_out),
             managed_by_object: management_out(*management),
         }),
+        Operation::AllocateProducerIds { count } => {
+            OperationKind::AllocateProducerIds(wire::AllocateProducerIds { count: *count })
+        }
+        Operation::InitNamedProducer { name, window, expire_ms } => OperationKind::InitNamedProducer(wire::InitNamedProducer {
+            name: name.clone(),
+            window: u32::from(*window),
+            expire_ms: *expire_ms,
+        }),
+        Operation::SetOperatorEpoch { epoch } => OperationKind::SetOperatorEpoch(wire::SetOperatorEpoch { epoch: *epoch }),
+        _ => return None,
+    })
+}
+
+fn fleet_out(operation: &Operation) -> Option<OperationKind> {
+    Some(match operation {
         Operation::RegisterBroker { broker, incarnation, replaces, addresses, zone, node } => {
             let address =
                 |(listener, address): &(String, String)| wire::Address { listener: listener.clone(), address: address.clone() };
@@ -318,15 +333,6 @@ fn catalog_out(operation: &Operation) -> Option<OperationKind> {
             count: *count,
             replicas: replicas.iter().map(|broker| broker.0).collect(),
         }),
-        Operation::AllocateProducerIds { count } => {
-            OperationKind::AllocateProducerIds(wire::AllocateProducerIds { count: *count })
-        }
-        Operation::InitNamedProducer { name, window, expire_ms } => OperationKind::InitNamedProducer(wire::InitNamedProducer {
-            name: name.clone(),
-            window: u32::from(*window),
-            expire_ms: *expire_ms,
-        }),
-        Operation::SetOperatorEpoch { epoch } => OperationKind::SetOperatorEpoch(wire::SetOperatorEpoch { epoch: *epoch }),
         _ => return None,
     })
 }

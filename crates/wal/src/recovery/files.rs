@@ -49,6 +49,10 @@ pub(super) fn find(settings: &Settings, env: &Env) -> Result<Files, OpenError> {
         for (_, leftover) in named.drain(..) {
             disk.remove_file(&leftover).map_err(io_error("remove", &leftover))?;
         }
+        // Making the first file takes a half-made one over, which must then not be handed out as a spare one.
+        for leftover in spares.drain(..) {
+            disk.remove_file(&leftover).map_err(io_error("remove", &leftover))?;
+        }
         let log = env.random.uuid();
         named.push((1, first_file(settings, env, log)?));
         let content = format!("{IDENTITY_TITLE}\n{log}\n");

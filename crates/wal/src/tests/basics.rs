@@ -150,3 +150,21 @@ async fn a_second_process_is_refused() {
     assert!(matches!(Wal::open(settings.clone(), &env).await, Err(crate::OpenError::Locked { .. })));
     wal.close().await;
 }
+
+/// Found by seed 12399 of the simulation: a kill while the very first file was made left a half-made one, which the first start took
+/// over and then handed out a second time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_half_made_first_file_is_no_spare_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (settings, env) = (small(folder.path()), Env::real());
+    std::fs::write(folder.path().join("0000000001.spare"), [0; 100]).unwrap();
+    let (wal, _) = reopened(&settings, &env).await;
+    // Over several files, so that the allocator has to make new ones.
+    for index in 1..=12 {
+        write(&wal, vec![entry(J, index, 8 << 10)]).await.unwrap();
+    }
+    wal.close().await;
+    let (wal, recovered) = reopened(&settings, &env).await;
+    assert_eq!(recovered.journals[&J].last, Some(at(1, 12)));
+    wal.close().await;
+}

@@ -11,6 +11,9 @@ use crate::life::Session;
 use crate::records::parse;
 use crate::world::Kind;
 
+/// Retention moves a log's start a few times in a life at most.
+const OVERTAKEN_AT_MOST: u32 = 20;
+
 fn group_name(group: u32) -> String {
     format!("group-{group}")
 }
@@ -123,16 +126,34 @@ impl Session {
         }
     }
 
-    /// Reads a partition from its log start to its high watermark as a fresh consumer does, and records it.
+    /// Reads a partition from its log start to its high watermark as a fresh consumer does, and records it. A consumer that retention
+    /// overtakes begins again at the new start, as long as the topic is one that forgets.
     pub(crate) async fn read_fully(&self, at: TopicPartition, source: Source) -> Result<Vec<Seen>, String> {
-        let place = self.world.lock().topic_of(at).map(|topic| topic.place(at.partition));
-        let place = place.ok_or_else(|| format!("{at} is of no topic"))?;
+        for _ in 0..OVERTAKEN_AT_MOST {
+            if let Some(all) = self.try_read_fully(at, source).await? {
+                return Ok(all);
+            }
+        }
+        Err(format!("{at}: retention overtook {OVERTAKEN_AT_MOST} full reads one after the other"))
+    }
+
+    /// `None`: the log's start moved beyond what was to be read next.
+    async fn try_read_fully(&self, at: TopicPartition, source: Source) -> Result<Option<Vec<Seen>>, String> {
+        let found = self.world.lock().topic_of(at).map(|topic| (topic.place(at.partition), topic.forgets()));
+        let (place, forgets) = found.ok_or_else(|| format!("{at} is of no topic"))?;
         let marks = self.hub.marks_of(&place).map_err(|error| error.to_string())?;
         let recorder = self.world.lock().recorder.clone();
         let read = recorder.read_begins(at, source, marks.log_start.0);
         let (mut next, mut all) = (marks.log_start, Vec::new());
         while next < marks.high_watermark {
-            let fetched = self.hub.read(&place, next, 64 << 10).await.map_err(|error| format!("{at} at {next}: {error}"))?;
+            let fetched = match self.hub.read(&place, next, 64 << 10).await {
+                Ok(fetched) => fetched,
+                Err(Error::OffsetOutOfRange { log_start, .. }) if forgets && log_start > next => {
+                    self.world.lock().told_log_start(at, log_start.0, self.true_time());
+                    return Ok(None);
+                }
+                Err(error) => return Err(format!("{at} at {next}: {error}")),
+            };
             let records = parse(&fetched.chunks, next).map_err(|problem| format!("{at} at {next}: {problem}"))?;
             if fetched.next <= next {
                 return Err(format!("{at}: a read from {next} comes to {}", fetched.next));
@@ -143,6 +164,6 @@ impl Session {
         }
         recorder.read_ends(read, marks.high_watermark.0);
         self.world.lock().told_log_start(at, marks.log_start.0, self.true_time());
-        Ok(all)
+        Ok(Some(all))
     }
 }

@@ -52,6 +52,11 @@ impl Topic {
         }
     }
 
+    /// Whether retention may drop old records.
+    pub(crate) fn forgets(&self) -> bool {
+        matches!(self.kind, Kind::ByBytes | Kind::ByTime)
+    }
+
     pub(crate) fn keys(&self) -> impl Iterator<Item = TopicPartition> {
         let topic = self.uid;
         (0..self.partitions as i32)
@@ -112,6 +117,8 @@ pub(crate) struct World {
     pub(crate) sent_at: BTreeMap<TopicPartition, BTreeMap<i64, i64>>,
     /// Uids of topics that were deleted for certain.
     pub(crate) forgotten: BTreeSet<TopicUid>,
+    /// Uids of topics whose deletion was asked for; it may have been cut off.
+    maybe_gone: BTreeSet<TopicUid>,
     clock: Arc<Mutex<Option<Arc<SimClock>>>>,
     next_value: Value,
     next_process: u32,
@@ -139,6 +146,7 @@ impl World {
             consumers: Vec::new(),
             sent_at: BTreeMap::new(),
             forgotten: BTreeSet::new(),
+            maybe_gone: BTreeSet::new(),
             clock,
             next_value: 1,
             next_process: 0,
@@ -181,12 +189,18 @@ impl World {
 
     /// Takes note of a topic as it was made or found.
     pub(crate) fn found(&mut self, number: usize, uid: TopicUid) {
-        let topic = &mut self.topics[number];
-        if topic.uid == Some(uid) {
+        if self.topics[number].uid == Some(uid) {
             return;
         }
-        topic.uid = Some(uid);
-        if matches!(topic.kind, Kind::ByBytes | Kind::ByTime) {
+        self.topics[number].uid = Some(uid);
+        if self.maybe_gone.remove(&uid) {
+            // The delete did not come about: the hub still knows the sequences of producers that have forgotten theirs.
+            for number in 0..self.producers.len() {
+                self.producers[number] = self.producer(self.producers[number].idempotent);
+            }
+        }
+        let topic = &self.topics[number];
+        if topic.forgets() {
             let keys: Vec<_> = topic.keys().collect();
             keys.into_iter().for_each(|at| self.recorder.add(Event::MayTrim { at }));
         }
@@ -199,7 +213,7 @@ impl World {
             self.producers.iter_mut().for_each(|producer| drop(producer.lanes.remove(&at)));
             self.consumers.iter_mut().for_each(|consumer| _ = consumer.positions.remove(&at));
         }
-        self.topics[number].uid = None;
+        self.maybe_gone.extend(self.topics[number].uid.take());
     }
 
     /// A key of a topic that is there, with the topic's number.

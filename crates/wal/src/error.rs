@@ -21,17 +21,19 @@ pub struct Failed {
 }
 
 /// What there is too little of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Shortage {
     /// The log's byte budget is used up: what is in it was not yet tiered or trimmed.
+    #[error("the WAL is full of records that are not yet in the tier (is the object store reachable?)")]
     Budget,
     /// The disk has no room for the next file.
+    #[error("the disk has no room for another WAL file (free some space or grow the volume)")]
     Disk,
 }
 
 /// No room for more appends now. Nothing was written; to be tried again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}; {used} of {budget} bytes of the WAL's budget are used; try again in {} ms", reason(*why), retry_after.as_millis())]
+#[error("{why}; {used} of {budget} bytes of the WAL's budget are used; try again in {} ms", retry_after.as_millis())]
 pub struct Full {
     /// When to try again.
     pub retry_after: Duration,
@@ -41,13 +43,6 @@ pub struct Full {
     pub budget: u64,
     /// What is short.
     pub why: Shortage,
-}
-
-fn reason(why: Shortage) -> &'static str {
-    match why {
-        Shortage::Budget => "the WAL is full of records that are not yet in the tier (is the object store reachable?)",
-        Shortage::Disk => "the disk has no room for another WAL file (free some space or grow the volume)",
-    }
 }
 
 /// An entry could not be read.

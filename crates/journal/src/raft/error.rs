@@ -24,7 +24,7 @@ pub enum JournalError {
         limit: usize,
     },
     /// The WAL has no room. Nothing happened; the same unit may be submitted again after a while.
-    #[error("journal {journal} takes no more data: {why} ({used} of {budget} bytes used); try again in {retry_after:?}")]
+    #[error("journal {journal} takes no more data: {why}; {used} of {budget} bytes of the WAL's budget are used; try again in {} ms", retry_after.as_millis())]
     Full {
         /// The journal.
         journal: JournalId,

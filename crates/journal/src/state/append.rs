@@ -19,12 +19,12 @@ impl State {
         let mut digest = 0_u64;
         let mut position = run.position;
         let mut fresh: Vec<ProducerId> = Vec::new();
-        let (index, time, at) = (self.applied.index, self.time, run.at);
+        let (index, time, producer_time, at) = (self.applied.index, self.time, self.producer_time(), run.at);
         let mut partition = self.partitions.get_mut(&at);
         let before = partition.as_ref().map(|partition| (partition.tail.firsts(), partition.high_watermark));
         for length in &run.lengths {
             let bytes = bodies.next(*length).unwrap_or_default();
-            let place = Place { index, position, bytes: *length, time };
+            let place = Place { index, position, bytes: *length, time, producer_time };
             position += length;
             let result = match partition.as_deref_mut() {
                 Some(partition) => append(partition, at, bytes, place, run.window),
@@ -59,7 +59,8 @@ impl State {
         window: u8,
         applied: &mut Applied,
     ) -> Result<Outcome, Refusal> {
-        let place = Place { index: self.applied.index, position, bytes: bytes.len() as u32, time: self.time };
+        let (time, producer_time) = (self.time, self.producer_time());
+        let place = Place { index: self.applied.index, position, bytes: bytes.len() as u32, time, producer_time };
         let partition = self.partitions.get_mut(&at).ok_or(Refusal::UnknownPartition { at })?;
         let before = partition.tail.firsts();
         let (appended, crc, newcomer) = append(partition, at, bytes, place, window)?;
@@ -95,9 +96,10 @@ impl State {
 
     /// Forgets producers that were not heard of for their partition's time.
     pub(crate) fn expire_producers(&mut self) {
+        let now = self.producer_time();
         for _ in 0..EXPIRED_PER_ENTRY {
             match self.index.deadlines.first() {
-                Some((deadline, ..)) if *deadline <= self.time => self.revisit_first(),
+                Some((deadline, ..)) if *deadline <= now => self.revisit_first(),
                 _ => return,
             }
         }
@@ -105,12 +107,13 @@ impl State {
 
     /// Forgets the first producer of the queue, or moves it back if it was heard of since.
     fn revisit_first(&mut self) {
+        let now = self.producer_time();
         let Some((_, at, id)) = self.index.deadlines.pop_first() else { return };
         let Some(partition) = self.partitions.get_mut(&at) else { return };
         let expire_ms = partition.limits.expire_ms;
         let Some(producer) = partition.producers.get_mut(&id) else { return };
         producer.deadline = TimestampMs(producer.last_time.0.saturating_add(expire_ms));
-        if producer.deadline > self.time {
+        if producer.deadline > now {
             self.index.deadlines.insert((producer.deadline, at, id));
         } else {
             partition.forget(id);

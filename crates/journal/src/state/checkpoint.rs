@@ -57,7 +57,7 @@ impl State {
     /// A hash of what this state says, whatever entries led to it and when: two states that differ in their position and time only have the
     /// same. Intended and condemned objects whose keys are `housekeeping` do not count. Costs an encoding of the state.
     pub fn content_hash(&self, housekeeping: impl Fn(&str) -> bool) -> u64 {
-        let mut state = wire::State { term: 0, index: 0, time: 0, digest: 0, ..self.wire() };
+        let mut state = wire::State { term: 0, index: 0, time: 0, producer_lag: 0, digest: 0, ..self.wire() };
         for keys in [&mut state.objects.intended, &mut state.objects.condemned] {
             keys.retain(|timed| !housekeeping(&timed.key));
         }
@@ -75,6 +75,7 @@ impl State {
             groups: self.groups.iter().map(|(name, group)| group_out(name, group)).collect(),
             objects: objects_out(&self.objects),
             catalog: catalog_out(&self.catalog),
+            producer_lag: self.producer_lag_ms,
         }
     }
 
@@ -100,6 +101,7 @@ impl State {
         let state = State {
             applied: Position { term: wire.term, index: wire.index },
             time: TimestampMs(wire.time),
+            producer_lag_ms: wire.producer_lag.max(0),
             feature_level: wire.feature_level,
             digest: wire.digest,
             partitions,

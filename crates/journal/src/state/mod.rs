@@ -75,11 +75,17 @@ pub struct Applied {
     pub catalog_changed: bool,
 }
 
+/// Most that the time of producers rises from one entry to the next, an hour. A wall clock that leaps ahead, however far, so takes away an hour of the
+/// day for which a producer is remembered, and not the memory itself; nor does an idle week.
+pub const MOST_RISE_MS: i64 = 60 * 60 * 1000;
+
 /// The state of one journal.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
     applied: Position,
     time: TimestampMs,
+    /// How far the time by which producers are forgotten lies behind `time`; see [`MOST_RISE_MS`].
+    producer_lag_ms: i64,
     feature_level: u32,
     digest: u64,
     partitions: BTreeMap<TopicPartition, PartitionState>,
@@ -95,6 +101,7 @@ impl Default for State {
         State {
             applied: Position::default(),
             time: TimestampMs(0),
+            producer_lag_ms: 0,
             feature_level: 1,
             digest: 0,
             partitions: BTreeMap::new(),
@@ -115,7 +122,7 @@ impl State {
     /// Applies the entry at `at`, which must follow all applied before.
     pub fn apply(&mut self, at: Position, entry: &EntryPayload) -> Applied {
         self.advance(at);
-        self.time = self.time.max(entry.time());
+        self.pass_time(entry.time());
         self.mix(u64::from(crc_fast::crc32_iscsi(entry.head())) << 32 | (at.index & 0xffff_ffff));
         self.expire_producers();
         let mut applied = Applied { outcomes: Vec::with_capacity(entry.units()), ..Applied::default() };
@@ -145,6 +152,24 @@ impl State {
             }
         }
         self.applied = at;
+    }
+
+    /// Entry time never falls. What it rises by between two entries is passed on to the time of producers only up to [`MOST_RISE_MS`].
+    fn pass_time(&mut self, to: TimestampMs) {
+        if to <= self.time {
+            return;
+        }
+        // A hub's first entry is where its time begins.
+        if self.time > TimestampMs(0) {
+            let rise = to.0.saturating_sub(self.time.0);
+            self.producer_lag_ms = self.producer_lag_ms.saturating_add((rise - MOST_RISE_MS).max(0));
+        }
+        self.time = to;
+    }
+
+    /// The time by which producers are forgotten: entry time without its leaps.
+    pub(crate) fn producer_time(&self) -> TimestampMs {
+        TimestampMs(self.time.0.saturating_sub(self.producer_lag_ms))
     }
 
     /// The last entry applied.

@@ -76,6 +76,8 @@ pub(crate) struct Place {
     pub(crate) position: u32,
     pub(crate) bytes: u32,
     pub(crate) time: TimestampMs,
+    /// See [`super::MOST_RISE_MS`].
+    pub(crate) producer_time: TimestampMs,
 }
 
 /// The state of one open partition. Offsets: `log_start <= high_watermark`, `tiered_end <= high_watermark`.
@@ -244,10 +246,10 @@ impl PartitionState {
         };
         let is_new = batch.sender.is_some_and(|sender| !self.producers.contains_key(&sender.producer));
         if let Some(sender) = &batch.sender {
-            let deadline = TimestampMs(place.time.0.saturating_add(self.limits.expire_ms));
+            let deadline = TimestampMs(place.producer_time.0.saturating_add(self.limits.expire_ms));
             let fresh = || ProducerState::new(sender.epoch, window, deadline);
             let producer = self.producers.entry(sender.producer).or_insert_with(fresh);
-            producer.last_time = place.time;
+            producer.last_time = place.producer_time;
             if !duplicate {
                 producer.record(sender, base, window);
             }

@@ -72,7 +72,7 @@ impl ProducerState {
         self.epoch
     }
 
-    /// When it was last heard of, in entry time.
+    /// When it was last heard of, in entry time without its leaps (see [`super::MOST_RISE_MS`]).
     pub fn last_time(&self) -> TimestampMs {
         self.last_time
     }

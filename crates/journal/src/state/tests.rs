@@ -232,6 +232,33 @@ fn a_producer_never_heard_of_starts_at_zero_a_forgotten_one_goes_on() {
 }
 
 #[test]
+fn a_clock_that_leaps_ahead_forgets_no_producer_and_the_lag_survives_a_checkpoint() {
+    let day = ProducerLimits::default();
+    let mut bench = Bench::new();
+    bench.time = 1_700_000_000_000;
+    let limits = |generation| Operation::OpenPartition {
+        at: P,
+        generation,
+        first_offset: Offset(0),
+        first_epoch: LeaderEpoch(1),
+        limits: day,
+    };
+    bench.done(limits(0));
+    bench.append(P, idempotent(5, 1, 9, 0, 0)).unwrap();
+    // Ten days in one step; then the clock goes on as ever, and the batch is sent again.
+    bench.time += 10 * 24 * 60 * 60 * 1000;
+    bench.append(Q, batch(1, 1)).unwrap_err();
+    bench.state = State::decode(&bench.state.encode()).unwrap();
+    assert_eq!(bench.append(P, idempotent(5, 1, 9, 0, 0)), Ok((0, true)), "it is remembered, and not stored twice");
+    // A day in steps that a clock makes which is right.
+    for _ in 0..49 {
+        bench.time += 30 * 60 * 1000;
+        bench.append(Q, batch(1, 1)).unwrap_err();
+    }
+    assert!(bench.partition().producer(ProducerId(9)).is_none(), "after a day without a word it is forgotten");
+}
+
+#[test]
 fn the_producer_unheard_of_for_longest_gives_way() {
     let mut bench = Bench::with_partitions();
     for (time, producer) in [(1, 1), (2, 2), (3, 1), (4, 3)] {

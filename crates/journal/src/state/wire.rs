@@ -24,6 +24,8 @@ pub(crate) struct State {
     pub(crate) objects: Objects,
     #[prost(message, required, tag = "9")]
     pub(crate) catalog: Catalog,
+    #[prost(sint64, tag = "10")]
+    pub(crate) producer_lag: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]

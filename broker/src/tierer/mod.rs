@@ -150,6 +150,7 @@ impl Tierer {
             return Ok(());
         }
         self.check_marker().await?;
+        self.knock().await?;
         self.abandon_stale().await?;
         // Sealing first: it is what frees the log. A failure there must not keep the rest from happening.
         let sealed = self.seal_and_upload().await;
@@ -159,6 +160,18 @@ impl Tierer {
         self.checkpoint_to_store().await?;
         self.delete_condemned().await?;
         sealed
+    }
+
+    /// A store that did not answer last time is asked for something before anything is committed for its sake: the log would slowly fill with intents
+    /// while the store is away, which is just when it has no room.
+    async fn knock(&self) -> Result<(), TierError> {
+        if !self.hub.tier_health.unavailable() {
+            return Ok(());
+        }
+        match self.hub.store.head(&self.hub.keys.marker()).await {
+            Ok(_) | Err(StoreError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn journal(&self) -> Result<&Journal, Error> {

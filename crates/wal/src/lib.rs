@@ -26,7 +26,7 @@ pub use error::{Failed, Full, OpenError, ReadError, Shortage};
 pub use log_state::JournalLog;
 pub use recovery::Recovered;
 pub use settings::{SettingError, Settings};
-pub use wal::{Class, EntryRef, Pressure, Status, Wal};
+pub use wal::{Admission, Class, EntryRef, Pressure, Status, Wal};
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -226,6 +227,8 @@ impl State {
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) state: Mutex<State>,
+    /// Bytes that were admitted and not given back, see [`crate::Admission`].
+    pub(crate) admitted: AtomicU64,
     /// Rung for the writer.
     pub(crate) writer: Notify,
     /// Rung for the allocator.

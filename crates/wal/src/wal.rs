@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,8 +26,31 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 pub enum Class {
     /// Records of clients.
     Data,
-    /// Entries that free space or keep the hub alive: they may use the reserve.
+    /// What else clients ask for: they may use half of the reserve.
     Control,
+    /// Entries that free space. The budget never refuses them: a log that is full could not be emptied otherwise. Who submits them bounds how many there
+    /// are.
+    Space,
+}
+
+/// Room in the log's budget for bytes that were admitted and may not be written yet; given back when it is dropped. Keep it until they are written
+/// or given up: what was written meanwhile counts twice for that time, and never not at all.
+#[must_use]
+pub struct Admission {
+    shared: Arc<Shared>,
+    bytes: u64,
+}
+
+impl std::fmt::Debug for Admission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Admission({})", self.bytes)
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.shared.admitted.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// A stored entry.
@@ -156,28 +180,35 @@ impl Wal {
         self.handle.shared.settings.max_payload_bytes()
     }
 
-    /// Whether so many more bytes of payload may be submitted now. Nothing is reserved: it is a check.
+    /// Room for so many more bytes of payload, if they may be submitted now.
     ///
     /// # Errors
     /// Says what is short and when to try again.
-    pub fn admit(&self, bytes: u64, class: Class) -> Result<(), Full> {
+    pub fn admit(&self, bytes: u64, class: Class) -> Result<Admission, Full> {
         let shared = &self.handle.shared;
         let settings = &shared.settings;
-        let reserve = match class {
-            Class::Data => settings.control_reserve_bytes,
-            Class::Control => 0,
+        let (reserve, file) = (settings.control_reserve_bytes, settings.file_bytes);
+        // With a small file the reserve may be more than what is ever made ready: a part of a file must do on a full disk.
+        let (reserve, on_disk) = match class {
+            Class::Data => (reserve, reserve.min(file / 2)),
+            Class::Control => (reserve / 2, reserve.min(file / 4)),
+            Class::Space => (0, 0),
         };
+        // Counted under the lock, given back without it: at worst a moment too late.
         let state = shared.state.lock();
-        let used = state.used_bytes();
+        let used = state.used_bytes() + shared.admitted.load(Ordering::Relaxed);
         let full = |why| Full { retry_after: RETRY_AFTER, used, budget: settings.budget_bytes, why };
-        if used + bytes + reserve > settings.budget_bytes {
+        if class != Class::Space && used + bytes + reserve > settings.budget_bytes {
             return Err(full(Shortage::Budget));
         }
-        // With a small file the reserve may be more than what is ever made ready: half a file must do then.
-        if state.disk_full && state.room_bytes() < bytes + reserve.min(settings.file_bytes / 2) {
+        let room = state.room_bytes().saturating_sub(shared.admitted.load(Ordering::Relaxed));
+        if state.disk_full && room < bytes + on_disk {
             return Err(full(Shortage::Disk));
         }
-        Ok(())
+        // What frees space has room of its own.
+        let counted = if class == Class::Space { 0 } else { bytes };
+        shared.admitted.fetch_add(counted, Ordering::Relaxed);
+        Ok(Admission { shared: Arc::clone(shared), bytes: counted })
     }
 
     /// Where an entry stands, and its length; `None` if it is not in the log.

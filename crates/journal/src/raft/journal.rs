@@ -23,7 +23,7 @@ use super::machine::{Machine, View};
 use super::network::Network;
 use super::peers::Links;
 use super::proposer::Proposer;
-use super::queue::{Queue, Ticket, cost, is_control};
+use super::queue::{Queue, Room, Ticket, class, cost};
 use super::receive::IncomingSnapshot;
 use super::settings::JournalSettings;
 use super::start::{Beginning, begin, check_reach, config, recover_installed};
@@ -202,26 +202,25 @@ impl Journal {
         if inner.follows.load(Ordering::Relaxed) {
             return Err(JournalError::NotLeader { journal: inner.id, leader: inner.leadership.borrow().leader });
         }
-        let (bytes, control) = (cost(&unit), is_control(&unit));
-        let (permits, limit, class) = if control {
-            (&inner.control_permits, inner.settings.control_bytes as usize, Class::Control)
-        } else {
-            (&inner.data_permits, inner.settings.data_bytes as usize, Class::Data)
+        let (bytes, class) = (cost(&unit), class(&unit));
+        let (permits, limit) = match class {
+            Class::Data => (&inner.data_permits, inner.settings.data_bytes as usize),
+            Class::Control | Class::Space => (&inner.control_permits, inner.settings.control_bytes as usize),
         };
         let limit = limit.min(inner.settings.unit_bytes);
         if bytes > limit {
             return Err(JournalError::TooLarge { journal: inner.id, bytes, limit });
         }
         let closed = || JournalError::Closed { journal: inner.id };
-        let permit = permits.clone().acquire_many_owned(bytes as u32).await.map_err(|_| closed())?;
-        inner.parts.wal.admit(bytes as u64, class).map_err(|full| JournalError::Full {
+        let memory = permits.clone().acquire_many_owned(bytes as u32).await.map_err(|_| closed())?;
+        let log = inner.parts.wal.admit(bytes as u64, class).map_err(|full| JournalError::Full {
             journal: inner.id,
-            why: full.to_string(),
+            why: full.why.to_string(),
             retry_after: full.retry_after,
             used: full.used,
             budget: full.budget,
         })?;
-        inner.queue.push(inner.id, unit, bytes, permit)
+        inner.queue.push(inner.id, unit, bytes, Room { _memory: memory, _log: Some(log) })
     }
 
     /// Submits a unit and waits for its outcome. Dropping the call does not take back a unit that was submitted.
@@ -415,7 +414,7 @@ impl Inner {
             let release = Unit { preconditions: Vec::new(), operations: vec![Operation::Release { upto: target }] };
             let bytes = cost(&release);
             let Ok(permit) = self.control_permits.clone().acquire_many_owned(bytes as u32).await else { return };
-            let Ok(ticket) = self.queue.push(self.id, release, bytes, permit) else { return };
+            let Ok(ticket) = self.queue.push(self.id, release, bytes, Room { _memory: permit, _log: None }) else { return };
             if !matches!(ticket.await, Ok(UnitOutcome::Applied(_))) {
                 return;
             }

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
 use tidegate_model::JournalId;
+use tidegate_wal::{Admission, Class};
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use super::error::JournalError;
@@ -40,7 +41,13 @@ pub(super) struct Waiting {
 pub(super) struct Claim {
     pub(super) bytes: usize,
     answer: oneshot::Sender<Result<UnitOutcome, JournalError>>,
-    _permit: OwnedSemaphorePermit,
+    _room: Room,
+}
+
+/// Memory and room in the log, held until a unit is answered.
+pub(super) struct Room {
+    pub(super) _memory: OwnedSemaphorePermit,
+    pub(super) _log: Option<Admission>,
 }
 
 impl Claim {
@@ -63,8 +70,26 @@ pub(super) fn cost(unit: &Unit) -> usize {
 }
 
 /// Units that append nothing have room of their own, in memory and in the WAL, so that space can always be freed.
-pub(super) fn is_control(unit: &Unit) -> bool {
-    !unit.operations.iter().any(|operation| matches!(operation, Operation::Append { .. }))
+pub(super) fn class(unit: &Unit) -> Class {
+    let mut class = Class::Space;
+    for operation in &unit.operations {
+        match operation {
+            Operation::Append { .. } => return Class::Data,
+            Operation::Intend { .. }
+            | Operation::Tier { .. }
+            | Operation::Abandon { .. }
+            | Operation::Forget { .. }
+            | Operation::Trim { .. }
+            | Operation::Replace { .. }
+            | Operation::Unravel { .. }
+            | Operation::Release { .. }
+            | Operation::ClosePartition { .. }
+            | Operation::DeleteTopic { .. }
+            | Operation::ForgetTopic { .. } => {}
+            _ => class = Class::Control,
+        }
+    }
+    class
 }
 
 /// The queue.
@@ -88,20 +113,14 @@ impl Queue {
     }
 
     /// Puts a unit at the end and gives its ticket.
-    pub(super) fn push(
-        &self,
-        journal: JournalId,
-        unit: Unit,
-        bytes: usize,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<Ticket, JournalError> {
+    pub(super) fn push(&self, journal: JournalId, unit: Unit, bytes: usize, room: Room) -> Result<Ticket, JournalError> {
         let (answer, ticket) = oneshot::channel();
         let mut inner = self.inner.lock();
         if let Some(error) = &inner.closed {
             return Err(error.clone());
         }
         inner.bytes += bytes;
-        inner.units.push_back(Waiting { unit, claim: Claim { bytes, answer, _permit: permit } });
+        inner.units.push_back(Waiting { unit, claim: Claim { bytes, answer, _room: room } });
         let wake = inner.bytes >= inner.wake_at;
         drop(inner);
         if wake {

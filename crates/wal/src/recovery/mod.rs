@@ -114,6 +114,7 @@ pub(crate) fn open(settings: Settings, env: &Env) -> Result<Opened, OpenError> {
     let shared = Shared {
         settings,
         state: parking_lot::Mutex::new(state),
+        admitted: std::sync::atomic::AtomicU64::new(0),
         writer: Notify::new(),
         allocator: Notify::new(),
         failure: watch::Sender::new(None),

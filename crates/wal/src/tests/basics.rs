@@ -112,7 +112,7 @@ async fn purged_files_are_used_again_and_no_vote_is_lost() {
     }
     assert!(wal.status().written_bytes > settings.budget_bytes, "more was written than the budget holds at once");
     assert!(wal.status().files <= 3);
-    wal.admit(1000, Class::Data).unwrap();
+    drop(wal.admit(1000, Class::Data).unwrap());
     wal.close().await;
     let names = std::fs::read_dir(folder.path()).unwrap().count();
     assert!(names < 14, "{names} files");

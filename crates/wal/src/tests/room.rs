@@ -11,7 +11,7 @@ async fn the_budget_refuses_data_first_then_control_and_purging_frees_it() {
     let (mut index, mut soft) = (0, false);
     let full = loop {
         match wal.admit(3000, Class::Data) {
-            Ok(()) => {
+            Ok(_room) => {
                 index += 1;
                 write(&wal, vec![entry(J, index, 3000)]).await.unwrap();
                 soft |= wal.status().pressure == Pressure::Soft;
@@ -22,7 +22,7 @@ async fn the_budget_refuses_data_first_then_control_and_purging_frees_it() {
     assert!(soft, "the soft mark was passed on the way");
     assert_eq!((full.why, full.budget), (Shortage::Budget, 1 << 20));
     assert!(full.to_string().contains("try again in"), "{full}");
-    wal.admit(3000, Class::Control).unwrap();
+    drop(wal.admit(3000, Class::Control).unwrap());
     assert_eq!(wal.read(J, 1).await.unwrap(), payload(J, 1, 3000), "reads go on");
     write(&wal, vec![Write::Purge { journal: J, at: at(1, index) }]).await.unwrap();
     until(|| wal.admit(3000, Class::Data).is_ok()).await;
@@ -30,14 +30,22 @@ async fn the_budget_refuses_data_first_then_control_and_purging_frees_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn control_entries_are_refused_only_when_the_whole_budget_is_used() {
+async fn what_clients_ask_for_stops_within_the_reserve_and_what_frees_space_is_always_taken() {
     let settings = small(Path::new("/log"));
     let disk = MemoryDisk::default();
     let (wal, _) = reopened(&settings, &on(&disk)).await;
-    let room = settings.budget_bytes - wal.status().used_bytes;
-    assert!(wal.admit(room - (64 << 10) + 1, Class::Data).is_err());
-    wal.admit(room, Class::Control).unwrap();
-    assert!(wal.admit(room + 1, Class::Control).is_err());
+    let (budget, reserve) = (settings.budget_bytes, settings.control_reserve_bytes);
+    let room = budget - wal.status().used_bytes;
+    assert!(wal.admit(room - reserve + 1, Class::Data).is_err());
+    assert!(wal.admit(room - reserve / 2 + 1, Class::Control).is_err());
+    // What was admitted counts although nothing of it is written yet, and no longer once it was given up.
+    let data = wal.admit(room - reserve, Class::Data).unwrap();
+    assert!(wal.admit(1, Class::Data).is_err());
+    let control = wal.admit(reserve / 2, Class::Control).unwrap();
+    assert!(wal.admit(1, Class::Control).is_err());
+    drop(wal.admit(2 * budget, Class::Space).unwrap());
+    drop((data, control));
+    drop(wal.admit(room - reserve, Class::Data).unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,7 +57,7 @@ async fn a_full_disk_refuses_appends_and_recovers_by_itself() {
     let mut index = 0;
     let full = loop {
         match wal.admit(3000, Class::Data) {
-            Ok(()) => {
+            Ok(_room) => {
                 index += 1;
                 write(&wal, vec![entry(J, index, 3000)]).await.unwrap();
             }
@@ -59,7 +67,7 @@ async fn a_full_disk_refuses_appends_and_recovers_by_itself() {
     assert_eq!(full.why, Shortage::Disk);
     assert!(wal.status().disk_full);
     // Control entries still find room.
-    wal.admit(100, Class::Control).unwrap();
+    drop(wal.admit(100, Class::Control).unwrap());
     write(&wal, vec![Write::Vote { journal: K, bytes: Bytes::from_static(b"v") }]).await.unwrap();
     disk.faults.lock().no_room = false;
     until(|| wal.admit(3000, Class::Data).is_ok()).await;

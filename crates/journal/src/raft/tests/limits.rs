@@ -66,6 +66,8 @@ fn a_full_wal_refuses_data_with_a_reason_and_takes_it_again_once_space_was_freed
         let JournalError::Full { retry_after, budget, .. } = &refusal else { panic!("{refusal}") };
         assert!(!retry_after.is_zero());
         assert_eq!(*budget, 8 << 20);
+        let text = refusal.to_string();
+        assert_eq!((text.matches("bytes").count(), text.matches("try again").count()), (1, 1), "{text}");
         assert_eq!(broker.values(0).await.len() as i64, taken, "reads go on");
         let trim = unit(Operation::Trim { at: at(0), log_start: Offset(taken) });
         broker.journal.propose(trim).await.unwrap();
@@ -82,6 +84,79 @@ fn a_full_wal_refuses_data_with_a_reason_and_takes_it_again_once_space_was_freed
             }
         };
         assert_eq!(again.base, Offset(taken));
+        broker.stop().await;
+    });
+}
+
+/// Records that many send at once overtake the log's own count of what it holds, and small entries of clients come on top: what frees space must find
+/// room all the same, or a log that was full once would be full for ever.
+#[test]
+fn a_log_that_many_filled_at_once_keeps_to_its_budget_and_can_be_emptied() {
+    let folder = tempfile::tempdir().unwrap();
+    on_threads(async {
+        let env = Env::real();
+        let wal_settings = Settings {
+            file_bytes: 1 << 20,
+            budget_bytes: 16 << 20,
+            control_reserve_bytes: 2 << 20,
+            ..wal_settings(folder.path())
+        };
+        let budget = wal_settings.budget_bytes;
+        let (wal, _) = Wal::open(wal_settings, &env).await.unwrap();
+        let cache = TailCache::new(4 << 20);
+        let parts = JournalParts { wal: wal.clone(), cache: cache.clone(), checkpoint_dir: checkpoints(folder.path()), env };
+        let settings = JournalSettings::fitting(11, wal.max_payload_bytes());
+        let journal = Journal::start(ID, settings, None, parts).await.unwrap();
+        journal.ensure_ready().await.unwrap();
+        let broker = Broker { wal, journal, cache };
+        broker.journal.propose(open(0)).await.unwrap();
+        let value = "x".repeat(100 << 10);
+        let mut tickets = Vec::new();
+        loop {
+            match broker.journal.submit(append(0, &value)).await {
+                Ok(ticket) => tickets.push(ticket),
+                Err(JournalError::Full { .. }) => break,
+                Err(other) => panic!("{other}"),
+            }
+        }
+        let mut taken = Offset(0);
+        for ticket in tickets {
+            taken = Offset(appended(ticket.await.unwrap()).base.0 + 1);
+        }
+        let used = broker.wal.status().used_bytes;
+        assert!(used <= budget, "{used} of {budget} bytes");
+        // Clients go on with what needs little room, until that is used up as well.
+        let commits = || {
+            let commit = |offset| crate::entry::OffsetCommit {
+                at: at(0),
+                offset: Offset(offset),
+                leader_epoch: LeaderEpoch(0),
+                metadata: "m".repeat(2000),
+            };
+            unit(Operation::CommitOffsets { group: "g".to_owned(), offsets: (0..50).map(commit).collect() })
+        };
+        loop {
+            match broker.journal.propose(commits()).await {
+                Ok(_) => {}
+                Err(JournalError::Full { .. }) => break,
+                Err(other) => panic!("{other}"),
+            }
+        }
+        let used = broker.wal.status().used_bytes;
+        assert!(used <= budget, "{used} of {budget} bytes");
+        // Far more of what frees space than there is room left.
+        let trim = unit(Operation::Trim { at: at(0), log_start: taken });
+        for _ in 0..3 {
+            broker.journal.propose(trim.clone()).await.unwrap();
+            broker.journal.checkpoint().await.unwrap().unwrap();
+        }
+        loop {
+            match broker.journal.propose(append(0, &value)).await {
+                Ok(outcome) => break assert_eq!(appended(outcome).base, taken),
+                Err(JournalError::Full { .. }) => tokio::task::yield_now().await,
+                Err(other) => panic!("{other}"),
+            }
+        }
         broker.stop().await;
     });
 }

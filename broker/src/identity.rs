@@ -128,6 +128,10 @@ pub struct Identity {
     pub incarnation: Uuid,
     /// Whether the first start got to its end.
     pub bootstrapped: bool,
+    /// While a rebuilt hub takes over the prefix: whose mark it may replace. A recovery that is cut off between the two is so finished by
+    /// the next start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takes_over: Option<HubId>,
 }
 
 /// The marker object at a hub's prefix.
@@ -218,7 +222,7 @@ fn parse<T: for<'a> Deserialize<'a>>(text: &[u8]) -> Result<T, Problem> {
 /// A new identity for an empty volume; not written yet.
 pub(crate) fn mint(env: &Env, broker_id: BrokerId) -> Identity {
     let hub_id = HubId(env.random.uuid());
-    Identity { format: FORMAT, hub_id, broker_id, incarnation: env.random.uuid(), bootstrapped: false }
+    Identity { format: FORMAT, hub_id, broker_id, incarnation: env.random.uuid(), bootstrapped: false, takes_over: None }
 }
 
 /// Writes the identity file, durably. Blocking.
@@ -261,6 +265,18 @@ pub(crate) async fn claim(store: &Arc<dyn ObjectStore>, keys: &Keys, identity: &
     }
 }
 
+/// Puts the rebuilt hub's mark in the place of that of the hub whose bucket it was, if [`Identity::takes_over`] still says so. Anybody else's mark is
+/// left alone. Does the same again after it was cut off anywhere.
+pub(crate) async fn take_over(store: &Arc<dyn ObjectStore>, keys: &Keys, identity: &Identity) -> Result<(), IdentityError> {
+    let key = keys.marker();
+    if let Some(found) = marker(store, &key).await?
+        && Some(found.hub_id) == identity.takes_over
+    {
+        store.delete(&key).await.map_err(|source| IdentityError::Store { source })?;
+    }
+    claim(store, keys, identity).await
+}
+
 fn judge(found: &Marker, identity: &Identity) -> Result<(), IdentityError> {
     if found.hub_id == identity.hub_id {
         return Ok(());
@@ -291,7 +307,7 @@ mod tests {
 
     fn identity() -> Identity {
         let (hub_id, incarnation) = (HubId(Uuid::from_u128(1)), Uuid::from_u128(2));
-        Identity { format: 1, hub_id, broker_id: BrokerId(3), incarnation, bootstrapped: true }
+        Identity { format: 1, hub_id, broker_id: BrokerId(3), incarnation, bootstrapped: true, takes_over: None }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tidegate_tier::{ObjectStore, StoreError, checkpoint};
 use tidegate_wal::Wal;
 
 use crate::hub::wal_settings;
-use crate::identity::{self, IdentityError};
+use crate::identity::{self, Identity, IdentityError};
 use crate::settings::{HubSettings, SettingError};
 
 /// Keys asked for at a time.
@@ -124,14 +124,17 @@ pub async fn recover_hub(
     let journals = states.iter().map(|(id, state)| (*id, state.time())).collect();
     let missing = catalog.journals().map(|(id, _)| id).filter(|id| !states.contains_key(id)).collect();
 
-    let identity = identity::mint(env, BrokerId(settings.broker_id));
+    let identity = Identity { takes_over: Some(marker.hub_id), ..identity::mint(env, BrokerId(settings.broker_id)) };
     let lost = seed(settings, env, &mut states).await?;
-    let (blocking, directory, written) = (env.clone(), settings.data_dir.clone(), identity.clone());
-    env.run_blocking(move || identity::write(&blocking, &directory, &written)).await?;
-    // From here on the old hub's volumes are refused, and this one is the prefix's.
-    store.delete(&any.marker()).await?;
+    let write = async |identity: Identity| {
+        let (blocking, directory) = (env.clone(), settings.data_dir.clone());
+        env.run_blocking(move || identity::write(&blocking, &directory, &identity)).await
+    };
+    write(identity.clone()).await?;
+    // From here on the old hub's volumes are refused, and this one is the prefix's. Cut off in between, the next start does the rest.
     let new = Keys::new(&prefix(), identity.hub_id).map_err(bad_prefix)?;
-    identity::claim(&store, &new, &identity).await?;
+    identity::take_over(&store, &new, &identity).await?;
+    write(Identity { takes_over: None, ..identity.clone() }).await?;
     drop(held);
     let name = |at: TopicPartition| catalog.topic(at.topic).map_or_else(|| at.topic.to_string(), |topic| topic.name.clone());
     let lost = lost.into_iter().map(|lost| (name(lost.at), lost)).collect();

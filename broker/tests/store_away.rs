@@ -12,8 +12,10 @@ use bytes::Bytes;
 use common::*;
 use tidegate_broker::Hub;
 use tidegate_broker::hub::{Error, PartitionRef};
+use tidegate_broker::recover::recover;
 use tidegate_broker::settings::{HubSettings, Limits};
 use tidegate_env::Env;
+use tidegate_model::Offset;
 use tidegate_tier::{ObjectInfo, ObjectStore, Put, PutMode, StoreError};
 
 /// A store that can be away, and whose answers to puts can get lost after the object is there.
@@ -24,15 +26,31 @@ struct Moody {
     lost_answers: AtomicU64,
     /// Puts and deletes so far.
     writes: AtomicU64,
+    /// Puts and deletes that still succeed.
+    writes_left: AtomicU64,
 }
 
 impl Moody {
     fn new(store: Arc<dyn ObjectStore>) -> Arc<Moody> {
-        Arc::new(Moody { store, away: AtomicBool::new(false), lost_answers: AtomicU64::new(0), writes: AtomicU64::new(0) })
+        Arc::new(Moody {
+            store,
+            away: AtomicBool::new(false),
+            lost_answers: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
+            writes_left: AtomicU64::new(u64::MAX),
+        })
     }
 
     fn check(&self, key: &str) -> Result<(), StoreError> {
         if self.away.load(Ordering::Relaxed) { Err(unavailable(key)) } else { Ok(()) }
+    }
+
+    fn write(&self, key: &str) -> Result<(), StoreError> {
+        self.check(key)?;
+        let left = self.writes_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        left.map_err(|_| unavailable(key))?;
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -43,8 +61,7 @@ fn unavailable(key: &str) -> StoreError {
 #[async_trait]
 impl ObjectStore for Moody {
     async fn put(&self, key: &str, body: Vec<Bytes>, mode: PutMode) -> Result<Put, StoreError> {
-        self.check(key)?;
-        self.writes.fetch_add(1, Ordering::Relaxed);
+        self.write(key)?;
         let put = self.store.put(key, body, mode).await?;
         let lost = self.lost_answers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if lost.is_ok() { Err(unavailable(key)) } else { Ok(put) }
@@ -66,8 +83,7 @@ impl ObjectStore for Moody {
     }
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
-        self.check(key)?;
-        self.writes.fetch_add(1, Ordering::Relaxed);
+        self.write(key)?;
         self.store.delete(key).await
     }
 
@@ -80,6 +96,39 @@ impl ObjectStore for Moody {
 async fn open_with(settings: HubSettings, store: &Arc<Moody>) -> Hub {
     let store: Arc<dyn ObjectStore> = Arc::clone(store) as Arc<dyn ObjectStore>;
     Hub::open(settings, &Limits::default(), &Env::real(), store).await.unwrap()
+}
+
+/// Whose the prefix is changes in two steps in the store. Cut off before the first or between the two, the rebuilt volume is whole, and its next
+/// start does the rest: nobody has to empty anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recovery_that_is_cut_off_while_it_marks_the_prefix_anew_is_finished_by_the_next_start() {
+    for writes_left in [0, 1] {
+        let directory = tempfile::tempdir().unwrap();
+        let moody = Moody::new(store(directory.path()).await);
+        let hub = open_with(settings(directory.path()), &moody).await;
+        create(&hub, "events", 1).await;
+        say(&hub, "events", 0, "kept").await;
+        tiered(&hub, "events", 0).await;
+        hub.checkpoint_to_store().await.unwrap();
+        let old = hub.id();
+        close(hub).await;
+        std::fs::remove_dir_all(directory.path().join("data")).unwrap();
+
+        moody.writes_left.store(writes_left, Ordering::Relaxed);
+        let shared: Arc<dyn ObjectStore> = Arc::clone(&moody) as Arc<dyn ObjectStore>;
+        let cut_off = recover(&settings(directory.path()), &Env::real(), shared).await;
+        assert!(cut_off.is_err(), "{writes_left} writes are too few");
+        moody.writes_left.store(u64::MAX, Ordering::Relaxed);
+        for offset in 1..3 {
+            let hub = open_with(settings(directory.path()), &moody).await;
+            assert_ne!(hub.id(), old);
+            assert_eq!(values(&read_all(&hub, "events", 0, 0).await)[0], "kept");
+            assert_eq!(say(&hub, "events", 0, "after").await, Offset(offset));
+            close(hub).await;
+        }
+        let identity = std::fs::read_to_string(directory.path().join("data/identity.json")).unwrap();
+        assert!(!identity.contains("takes_over"), "{identity}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

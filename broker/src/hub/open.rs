@@ -162,7 +162,14 @@ async fn identify(
             write_identity(settings, env, identity::mint(env, broker)).await?
         }
     };
-    match identity::claim(store, &keys_of(settings, identity.hub_id)?, &identity).await {
+    let keys = keys_of(settings, identity.hub_id)?;
+    if identity.takes_over.is_some() {
+        tracing::warn!("a recovery was cut off before the object store's prefix was marked anew: that is done now");
+        identity::take_over(store, &keys, &identity).await?;
+        let identity = write_identity(settings, env, Identity { takes_over: None, ..identity }).await?;
+        return Ok((held, identity));
+    }
+    match identity::claim(store, &keys, &identity).await {
         // A hub that has started before goes on without the store; the tierer checks the marker before it uploads.
         Err(IdentityError::Store { source }) if identity.bootstrapped => {
             tracing::warn!(%source, "the object store cannot be reached: starting without it");

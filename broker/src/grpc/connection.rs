@@ -1,4 +1,4 @@
-//! One accepted connection: counted, and held to beginning HTTP/2 within [`BEGINS_WITHIN`].
+//! One accepted connection: counted, held to beginning HTTP/2 within [`BEGINS_WITHIN`] and to ending each header block within [`HEADERS_WITHIN`].
 //!
 //! Who speaks something else is told so in its own words where that is cheap (HTTP/1, TLS), and let go. Who says nothing, or a byte a second, is let go
 //! when the time is over: it would hold one of `limits.max_connections` otherwise.
@@ -16,10 +16,14 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use super::frames::Frames;
 use crate::metrics::Metrics;
 
 /// A connection must have sent HTTP/2's preface within so long.
 pub(super) const BEGINS_WITHIN: Duration = Duration::from_secs(10);
+/// A header block, and any other frame but data, must be whole so long after nothing more of it came at once. Data may take its time: it is bounded
+/// by windows, and by the pings that a connection must answer.
+pub(super) const HEADERS_WITHIN: Duration = Duration::from_secs(10);
 /// What every HTTP/2 client says first (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The first bytes of a TLS record with a ClientHello.
@@ -46,6 +50,10 @@ pub(super) struct Connection {
     beginning: Option<Beginning>,
     /// What the server said before (its settings): goes out once it is known that the client understands it.
     held: BytesMut,
+    frames: Frames,
+    /// When the header block must be whole that is being waited for.
+    over: Option<BoxFuture<'static, ()>>,
+    env: Env,
     metrics: Arc<Metrics>,
     _permit: Option<Counted>,
 }
@@ -58,7 +66,16 @@ struct Beginning {
 impl Connection {
     pub(super) fn new(stream: TcpStream, env: &Env, metrics: &Arc<Metrics>, permit: Option<Counted>) -> Self {
         let beginning = Some(Beginning { seen: 0, over: env.clock.sleep(BEGINS_WITHIN) });
-        Connection { stream, beginning, held: BytesMut::new(), metrics: Arc::clone(metrics), _permit: permit }
+        Connection {
+            stream,
+            beginning,
+            held: BytesMut::new(),
+            frames: Frames::default(),
+            over: None,
+            env: env.clone(),
+            metrics: Arc::clone(metrics),
+            _permit: permit,
+        }
     }
 
     /// Compares what was read with the preface.
@@ -76,12 +93,35 @@ impl Connection {
         beginning.seen += compared;
         if beginning.seen == PREFACE.len() {
             self.beginning = None;
+            self.frames.pass(&read[compared..]);
             // What a fresh socket does not take now goes before the next write.
             if let Ok(written) = self.stream.try_write(&self.held) {
                 self.held.advance(written);
             }
         }
         Ok(())
+    }
+
+    /// After HTTP/2 has begun: takes note of what was read, and ends the connection when a header block takes too long.
+    fn watch(&mut self, context: &mut Context<'_>, read: Poll<std::io::Result<()>>, bytes: &[u8]) -> Poll<std::io::Result<()>> {
+        if read.is_ready() {
+            self.frames.pass(bytes);
+            if !self.frames.unfinished() {
+                self.over = None;
+            }
+            return read;
+        }
+        if !self.frames.unfinished() {
+            return read;
+        }
+        let env = &self.env;
+        let over = self.over.get_or_insert_with(|| env.clock.sleep(HEADERS_WITHIN));
+        if over.as_mut().poll(context).is_pending() {
+            return read;
+        }
+        self.metrics.limit("the time to send headers");
+        let text = format!("the client did not send a whole header block within {HEADERS_WITHIN:?}");
+        Poll::Ready(Err(std::io::Error::new(std::io::ErrorKind::TimedOut, text)))
     }
 
     /// Ready once nothing is held any more.
@@ -128,7 +168,7 @@ impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let Some(beginning) = &mut self.beginning else { return read };
+        let Some(beginning) = &mut self.beginning else { return self.watch(context, read, &buffer.filled()[before..]) };
         match read {
             Poll::Ready(Ok(())) => {
                 let checked = self.begins_with(&buffer.filled()[before..]);

@@ -7,6 +7,7 @@ mod consumer;
 mod convert;
 mod errors;
 mod explain;
+mod frames;
 mod groups;
 mod lanes;
 mod metadata;

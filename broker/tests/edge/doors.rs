@@ -116,6 +116,48 @@ async fn a_byte_a_second_ends_when_the_time_to_begin_is_over() {
     broker.shutdown().await;
 }
 
+/// A byte a second of a header block would hold a connection, and the decoder's memory, for ever. Data may come as slowly.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_that_drip_end_their_connection_when_their_time_is_over_and_dripping_data_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let (broker, channel) = start(settings(directory.path())).await;
+    let beginning = [PREFACE, NO_SETTINGS].concat();
+    let dripped = async |begins: Vec<u8>, drips: Vec<u8>| {
+        let mut stream = TcpStream::connect(broker.client_addr).await.unwrap();
+        stream.write_all(&begins).await.unwrap();
+        let begun = Instant::now();
+        let (mut reading, mut writing) = stream.into_split();
+        let drip = async {
+            for byte in drips {
+                if writing.write_all(&[byte]).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        };
+        let ended = async {
+            let mut sink = [0; 4096];
+            while reading.read(&mut sink).await.is_ok_and(|read| read > 0) {}
+        };
+        tokio::select! {
+            () = ended => Some(begun.elapsed()),
+            () = drip => None,
+        }
+    };
+    // HEADERS whole and without END_HEADERS, then the head of a CONTINUATION that never ends.
+    let open = [&beginning[..], &frame(1, 0, 1, &[0x83, 0x86])].concat();
+    let dripping_headers = frame(9, 4, 1, &[0; 100]);
+    // A request whose message comes byte by byte.
+    let request = [&beginning[..], &headers(1), &[0, 0, 24, 0, 1, 0, 0, 0, 1]].concat();
+    let (headers, data) = tokio::join!(dripped(open, dripping_headers), dripped(request, vec![0; 24]));
+    let ended = headers.expect("the connection is ended");
+    assert!(ended >= Duration::from_secs(10), "{ended:?}: nobody is let go too early");
+    assert_eq!(data, None, "slow data is no offence");
+    until("it is counted", async || counted(&broker, "the time to send headers")).await;
+    serves(&channel).await;
+    broker.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rapid_resets_and_header_floods_end_the_connection_that_sends_them() {
     let directory = tempfile::tempdir().unwrap();

@@ -5,17 +5,28 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tidegate_journal::entry::{BoundObject, Management};
-use tidegate_model::{LeaderEpoch, Offset, TimestampMs, TopicUid};
-use tidegate_proto::convert::{settings_to_wire, uid_from_wire, uid_to_wire};
+use tidegate_model::{LeaderEpoch, Offset, TimestampMs, TopicSettings, TopicUid};
+use tidegate_proto::convert::{settings_from_wire, settings_to_wire, uid_from_wire, uid_to_wire};
 use tidegate_proto::errors::{FIELD, Failure};
 use tidegate_proto::v1;
 
 use crate::hub::{Error, PartitionNumbers, PartitionRef, Position, TopicDescription};
+use crate::settings::Limits;
 
 /// A field that the wire's conversions refuse.
 pub(crate) fn refused(failure: Failure) -> Error {
     let field = failure.metadata.get(FIELD).cloned().unwrap_or_default();
     Error::Invalid { field, problem: failure.message }
+}
+
+/// Settings of a new topic. What is not said is the default, as far as this hub allows it: the default message size is that of a hub with default
+/// limits.
+pub(crate) fn new_topic_settings(given: &v1::TopicSettings, limits: &Limits) -> Result<TopicSettings, Error> {
+    let mut settings = settings_from_wire(given).map_err(refused)?;
+    if given.max_message_bytes.is_none() {
+        settings.max_message_bytes = settings.max_message_bytes.min(limits.max_message_bytes);
+    }
+    Ok(settings)
 }
 
 /// An optional uid of 16 bytes.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::Stream;
 use tidegate_journal::entry::Management;
 use tidegate_model::HubId;
-use tidegate_proto::convert::{settings_from_wire, uid_to_wire};
+use tidegate_proto::convert::uid_to_wire;
 use tidegate_proto::operator::v1::operator_service_server::OperatorService;
 use tidegate_proto::operator::v1::{self as wire, watch_topics_response::Event};
 use tokio::sync::mpsc;
@@ -84,7 +84,7 @@ impl OperatorService for Operator {
             let object = request.expected_bound_object.map(convert::object_in);
             let caller = self.caller(request.context.as_ref(), object)?;
             let uid = convert::needed_uid("topic_uid", &request.topic_uid)?;
-            let settings = settings_from_wire(&request.settings.unwrap_or_default()).map_err(convert::refused)?;
+            let settings = convert::new_topic_settings(&request.settings.unwrap_or_default(), &self.0.limits)?;
             let topic = self.0.hub.alter_topic(uid, request.expected_revision, settings, &caller).await?;
             Ok(wire::AlterTopicResponse { topic: Some(convert::topic_out(&topic)) })
         };
@@ -148,7 +148,7 @@ impl Operator {
         }
         let new = NewTopic {
             name: request.name,
-            settings: settings_from_wire(&request.settings.unwrap_or_default()).map_err(convert::refused)?,
+            settings: convert::new_topic_settings(&request.settings.unwrap_or_default(), &self.0.limits)?,
             bound: Some(object),
             management: convert::management_in(request.management)?.unwrap_or(Management::Object),
         };

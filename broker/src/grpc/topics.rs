@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use tidegate_journal::entry::Management;
-use tidegate_model::TopicSettings;
-use tidegate_proto::convert::{settings_altered, settings_from_wire, settings_to_wire};
+use tidegate_proto::convert::{settings_altered, settings_to_wire};
 use tidegate_proto::v1;
 use tidegate_proto::v1::topic_service_server::TopicService;
 use tonic::{Request, Response, Status};
@@ -61,10 +60,7 @@ impl TopicService for Topics {
 
 impl Topics {
     async fn create(&self, request: v1::CreateTopicRequest) -> Result<v1::CreateTopicResponse, Error> {
-        let settings = match &request.settings {
-            Some(given) => settings_from_wire(given).map_err(convert::refused)?,
-            None => TopicSettings::default(),
-        };
+        let settings = convert::new_topic_settings(&request.settings.unwrap_or_default(), &self.0.limits)?;
         let new = NewTopic { name: request.name, settings, bound: None, management: Management::Catalog };
         if request.validate_only {
             self.0.hub.check_new_topic(&new)?;

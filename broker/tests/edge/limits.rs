@@ -10,6 +10,7 @@ use tidegate_proto::v1;
 use tidegate_proto::v1::consumer_service_client::ConsumerServiceClient;
 use tidegate_proto::v1::producer_service_client::ProducerServiceClient;
 use tidegate_proto::v1::subscribe_response::Event;
+use tidegate_proto::v1::topic_service_client::TopicServiceClient;
 
 use crate::common::{append, batch, say, until};
 use crate::support::{connect, create_topic, settings, start};
@@ -149,5 +150,67 @@ async fn an_answer_is_bounded_and_comes_on_however_far_batches_grow() {
     let request = v1::FetchRequest { partitions: vec![part], ..v1::FetchRequest::default() };
     let data = client.fetch(request).await.unwrap().into_inner().partitions.remove(0);
     assert_eq!(data.next_offset, 30);
+    broker.shutdown().await;
+}
+
+/// A producer that sends and never reads its acknowledgements: at most `limits.max_stream_in_flight_bytes` of it are in the broker's hands at a
+/// time, the rest waits in HTTP/2's windows. Once it reads, everything goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_whose_acknowledgements_nobody_reads_is_not_read_beyond_its_limit_and_goes_on_later() {
+    const FRAMES: u64 = 1000;
+    let directory = tempfile::tempdir().unwrap();
+    let mut settings = settings(directory.path());
+    (settings.limits.max_message_bytes, settings.limits.max_stream_in_flight_bytes) = (64 << 10, 64 << 10);
+    let (broker, channel) = start(settings).await;
+    create_topic(&channel, "events", 1).await;
+    // One byte of answers is all that this client takes at first.
+    let address = format!("http://{}", broker.client_addr);
+    let narrow = tonic::transport::Channel::from_shared(address).unwrap().initial_stream_window_size(1);
+    let mut client = ProducerServiceClient::new(narrow.connect().await.unwrap());
+    let payload = batch(&[&"x".repeat(30_000)], &[1]).into_bytes();
+    let frames = futures::stream::iter((0..FRAMES).map(move |request_id| v1::ProduceStreamRequest {
+        request_id,
+        topic: "events".to_owned(),
+        payload: Some(v1::produce_stream_request::Payload::Batches(payload.clone())),
+        ..v1::ProduceStreamRequest::default()
+    }));
+    let mut answers = client.produce_stream(frames).await.unwrap().into_inner();
+    let stored = || broker.hub().marks_of(&tidegate_broker::hub::PartitionRef::new("events", 0)).unwrap().high_watermark.0;
+    let (mut before, mut since) = (-1, Instant::now());
+    until("nothing more of it is taken", async || {
+        let now = stored();
+        if now != before {
+            (before, since) = (now, Instant::now());
+        }
+        since.elapsed() > Duration::from_secs(1)
+    })
+    .await;
+    // Two frames at a time, and as many again for each message that waits for the transport.
+    assert!((1..200).contains(&before), "{before} of {FRAMES} frames were taken from a client that does not read");
+    append(broker.hub(), "events", 0, batch(&["another's"], &[1])).await.unwrap();
+    let mut acknowledged = 0;
+    while let Some(answer) = answers.message().await.unwrap() {
+        assert!(answer.acks.iter().all(|ack| ack.error.is_none()), "{answer:?}");
+        acknowledged += answer.acks.len() as u64;
+    }
+    assert_eq!(acknowledged, FRAMES);
+    assert_eq!(stored() as u64, FRAMES + 1);
+    broker.shutdown().await;
+}
+
+/// A hub whose messages are smaller than a topic's default takes topics that say nothing of it, and makes their limit its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_says_nothing_of_its_messages_size_fits_the_hubs() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut settings = settings(directory.path());
+    settings.limits.max_message_bytes = 64 << 10;
+    let (broker, channel) = start(settings).await;
+    let made = create_topic(&channel, "events", 1).await;
+    assert_eq!(made.settings.unwrap().max_message_bytes, Some(64 << 10));
+    let asked = v1::TopicSettings { partitions: Some(1), max_message_bytes: Some(1 << 20), ..v1::TopicSettings::default() };
+    let request = v1::CreateTopicRequest { name: "large".to_owned(), settings: Some(asked), validate_only: false };
+    let refused = TopicServiceClient::new(channel).create_topic(request).await.unwrap_err();
+    let failure = Failure::from_status(&refused);
+    assert!(failure.message.contains("limits.max_message_bytes"), "{failure}");
     broker.shutdown().await;
 }

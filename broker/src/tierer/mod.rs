@@ -165,7 +165,7 @@ impl Tierer {
     /// A store that did not answer last time is asked for something before anything is committed for its sake: the log would slowly fill with intents
     /// while the store is away, which is just when it has no room.
     async fn knock(&self) -> Result<(), TierError> {
-        if !self.hub.tier_health.unavailable() {
+        if self.hub.tier_health.problem().is_none() {
             return Ok(());
         }
         match self.hub.store.head(&self.hub.keys.marker()).await {

@@ -104,7 +104,13 @@ fn a_log_that_many_filled_at_once_keeps_to_its_budget_and_can_be_emptied() {
         let budget = wal_settings.budget_bytes;
         let (wal, _) = Wal::open(wal_settings, &env).await.unwrap();
         let cache = TailCache::new(4 << 20);
-        let parts = JournalParts { wal: wal.clone(), cache: cache.clone(), checkpoint_dir: checkpoints(folder.path()), env };
+        let parts = JournalParts {
+            wal: wal.clone(),
+            cache: cache.clone(),
+            checkpoint_dir: checkpoints(folder.path()),
+            env,
+            links: Links::none(),
+        };
         let settings = JournalSettings::fitting(11, wal.max_payload_bytes());
         let journal = Journal::start(ID, settings, None, parts).await.unwrap();
         journal.ensure_ready().await.unwrap();

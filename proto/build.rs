@@ -15,6 +15,7 @@ const CLIENT_FILES: [&str; 7] = [
     "tidegate/v1/topic.proto",
 ];
 const OPERATOR_FILES: [&str; 1] = ["tidegate/operator/v1/operator.proto"];
+const PEER_FILES: [&str; 1] = ["tidegate/peer/v1/peer.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=tidegate");
@@ -24,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let operator = protox::compile(OPERATOR_FILES, ["."])?;
     fs::write(out.join("tidegate_operator_v1.bin"), operator.encode_to_vec())?;
 
-    let all = protox::compile(CLIENT_FILES.iter().chain(&OPERATOR_FILES), ["."])?;
+    let all = protox::compile(CLIENT_FILES.iter().chain(&OPERATOR_FILES).chain(&PEER_FILES), ["."])?;
     // Payload fields are reference-counted slices of the received message: nothing is copied when they are decoded.
     tonic_prost_build::configure().bytes(".").compile_fds(all)?;
     Ok(())

@@ -10,6 +10,7 @@ pub mod hub;
 pub mod identity;
 pub mod metrics;
 pub mod placement;
+pub mod peers;
 pub mod recover;
 mod retention;
 mod running;

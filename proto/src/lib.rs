@@ -29,3 +29,12 @@ pub mod operator {
         pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tidegate_operator_v1.bin"));
     }
 }
+
+/// Package `tidegate.peer.v1`: what brokers speak among themselves, on a port of its own.
+pub mod peer {
+    /// Version 1.
+    #[allow(missing_docs, unreachable_pub, clippy::all)]
+    pub mod v1 {
+        tonic::include_proto!("tidegate.peer.v1");
+    }
+}

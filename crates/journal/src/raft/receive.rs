@@ -87,6 +87,13 @@ impl Incoming {
     }
 }
 
+impl Message {
+    /// The answer of a broker that cannot take a request to a journal, as it has no replica of it now.
+    pub fn refusal(journal: tidegate_model::JournalId, why: &str) -> Message {
+        encode_reply(journal, &Reply::Refused(why.to_owned()))
+    }
+}
+
 impl Journal {
     /// Takes a request of another replica. Messages of one connection and lane must be given one after the other, each after this has
     /// returned for the last; the answers may be awaited at any time, side by side. Waits while Raft's own queue is full, never for the disk.

@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -11,9 +13,10 @@ use kube::{Client, Resource, ResourceExt};
 use parking_lot::Mutex;
 use tidegate_crd::{Hub, Topic};
 use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::catalog::link::HubKey;
-use crate::catalog::{BrokerNetwork, Links};
+use crate::catalog::{BrokerNetwork, Links, ObjectId};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
@@ -43,13 +46,29 @@ pub struct Context {
     pub network: Arc<dyn BrokerNetwork>,
     /// Numbers about ourselves.
     pub metrics: Arc<Metrics>,
-    pub(crate) recorder: Recorder,
+    pub(crate) events: mpsc::Sender<(Event, ObjectReference)>,
     pub(crate) wake_topics: mpsc::Sender<ObjectRef<Topic>>,
     pub(crate) wake_hubs: mpsc::Sender<ObjectRef<Hub>>,
     pub(crate) attempts: Mutex<HashMap<String, u32>>,
     pub(crate) poked: Mutex<HashSet<HubKey>>,
     /// Objects of hubs whose fields were set back, and when.
     pub(crate) contested: Mutex<HashMap<(HubKey, String), Instant>>,
+}
+
+/// Events that wait to be published, of some hundred bytes each: what one change to each of thousands of topics brings. More are left out.
+pub(crate) const EVENTS: usize = 8 * 1024;
+/// Events that are published at a time: they come after what people wait for.
+const EVENTS_AT_A_TIME: usize = 2;
+
+/// Publishes events until the senders are gone.
+pub(crate) async fn publish(recorder: Recorder, events: mpsc::Receiver<(Event, ObjectReference)>) {
+    let recorder = &recorder;
+    let published = ReceiverStream::new(events).for_each_concurrent(EVENTS_AT_A_TIME, |(event, object)| async move {
+        if let Err(error) = recorder.publish(&event, &object).await {
+            tracing::debug!(%error, reason = event.reason, "an event was not published");
+        }
+    });
+    published.await;
 }
 
 /// A hub's key.
@@ -79,6 +98,12 @@ impl Context {
         self.hubs.get(&ObjectRef::new(name).within(&topic.namespace().unwrap_or_default()))
     }
 
+    /// The object that a topic is bound to, as last seen; `None` too if another one has its name now.
+    pub fn topic_of(&self, bound: &ObjectId) -> Option<Arc<Topic>> {
+        let object = self.topics.get(&ObjectRef::new(&bound.name).within(&bound.namespace))?;
+        (object.metadata.uid.as_deref() == Some(&bound.uid)).then_some(object)
+    }
+
     /// Whether this installation acts on a hub.
     pub fn is_ours(&self, hub: &Hub) -> bool {
         hub.annotations().get(OPERATED_BY).is_none_or(|holder| *holder == self.settings.installation())
@@ -94,13 +119,13 @@ impl Context {
         let _ = self.wake_hubs.try_send(ObjectRef::new(&key.name).within(&key.namespace));
     }
 
-    /// Publishes an Event about an object; one that cannot be published is only logged.
-    pub async fn event<K: Resource<DynamicType = ()>>(&self, object: &K, kind: EventType, reason: &str, note: &str) {
+    /// Has an Event about an object published, soon: nothing waits for it. One that cannot be published is only logged.
+    pub fn event<K: Resource<DynamicType = ()>>(&self, object: &K, kind: EventType, reason: &str, note: &str) {
         let note: String = note.chars().take(1000).collect();
         let event =
             Event { type_: kind, reason: reason.to_owned(), note: Some(note), action: reason.to_owned(), secondary: None };
-        if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
-            tracing::debug!(%error, reason, "an event was not published");
+        if self.events.try_send((event, object.object_ref(&()))).is_err() {
+            tracing::debug!(reason, "an event was left out: too many are waiting");
         }
     }
 

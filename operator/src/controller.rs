@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::catalog::link::{HubKey, LinkSettings, Told};
 use crate::catalog::{BrokerNetwork, Links};
-use crate::context::Context;
+use crate::context::{self, Context};
 use crate::error::Error;
 use crate::hub::labels;
 use crate::lease::Term;
@@ -132,8 +132,10 @@ pub async fn lead(parts: Parts, stop: CancellationToken) {
         key,
         term,
     };
+    let recorder = Recorder::new(client.clone(), reporter);
+    let (events, to_publish) = mpsc::channel(context::EVENTS);
     let ctx = Arc::new(Context {
-        recorder: Recorder::new(client.clone(), reporter),
+        events,
         links: Links::new(link_settings, told),
         client,
         settings,
@@ -155,6 +157,7 @@ pub async fn lead(parts: Parts, stop: CancellationToken) {
     let until = |token: &CancellationToken| token.clone().cancelled_owned();
     tasks.spawn(run_hubs(Arc::clone(&ctx), hub_stream, woken_hubs, until(&stop)));
     tasks.spawn(run_topics(Arc::clone(&ctx), topic_stream, woken_topics, until(&stop)));
+    spawn_until(&tasks, &stop, context::publish(recorder, to_publish));
     spawn_until(&tasks, &stop, measure::run(Arc::clone(&ctx), to_measure));
     spawn_until(&tasks, &stop, run_sweeps(Arc::clone(&ctx), to_sweep, sweep.clone()));
     spawn_until(&tasks, &stop, route(Arc::clone(&ctx), telling, measured, sweep.clone()));
@@ -251,11 +254,13 @@ async fn route(
     while let Some(told) = telling.recv().await {
         match told {
             Told::Changed(hub, entry) => {
+                let uid = entry.uid.to_string();
+                let bound = entry.bound.as_ref().map(|bound| bound.uid.as_str());
                 let topics = ctx.topics.state_filter(|topic| {
                     is_of(topic, &hub)
-                        && (entry.bound.as_ref().is_some_and(|bound| topic.uid().as_deref() == Some(&bound.uid))
-                            || topic.spec.topic_name(&topic.name_any()) == entry.name
-                            || plan::recorded(topic) == Some(entry.uid))
+                        && (topic_name(topic) == entry.name
+                            || (bound.is_some() && topic.metadata.uid.as_deref() == bound)
+                            || plan::recorded_text(topic) == Some(&uid))
                 });
                 for topic in topics {
                     let _ = ctx.wake_topics.send(ObjectRef::from_obj(&*topic)).await;
@@ -296,8 +301,13 @@ fn poke_later(ctx: &Arc<Context>, hub: HubKey) {
 }
 
 fn is_of(topic: &Topic, hub: &HubKey) -> bool {
-    topic.namespace().as_deref() == Some(&hub.namespace)
+    topic.metadata.namespace.as_deref() == Some(&hub.namespace)
         && topic.spec.hub_ref.as_ref().is_some_and(|named| named.name == hub.name)
+}
+
+/// The name of an object's topic.
+fn topic_name(topic: &Topic) -> &str {
+    topic.spec.topic_name(topic.metadata.name.as_deref().unwrap_or_default())
 }
 
 async fn run_sweeps(ctx: Arc<Context>, to_sweep: mpsc::Receiver<(HubKey, TopicUid)>, again: mpsc::Sender<(HubKey, TopicUid)>) {
@@ -326,14 +336,14 @@ async fn objects_gone(ctx: Arc<Context>, mut gone: mpsc::Receiver<Topic>, sweep:
     while let Some(topic) = gone.recv().await {
         let Some(hub) = &topic.spec.hub_ref else { continue };
         let key = HubKey { namespace: topic.namespace().unwrap_or_default(), name: hub.name.clone() };
-        let name = topic.spec.topic_name(&topic.name_any()).to_owned();
+        let name = topic_name(&topic).to_owned();
         let Some(link) = ctx.links.get(&key) else { continue };
         let object = topic.uid().unwrap_or_default();
         let bound = link.synced(|mirror| mirror.by_object(&object).map(|entry| entry.uid)).flatten();
         if let Some(uid) = bound {
             let _ = sweep.send((key.clone(), uid)).await;
         }
-        for other in ctx.topics.state_filter(|other| is_of(other, &key) && other.spec.topic_name(&other.name_any()) == name) {
+        for other in ctx.topics.state_filter(|other| is_of(other, &key) && topic_name(other) == name) {
             let _ = ctx.wake_topics.send(ObjectRef::from_obj(&*other)).await;
         }
     }
@@ -343,7 +353,7 @@ async fn objects_gone(ctx: Arc<Context>, mut gone: mpsc::Receiver<Topic>, sweep:
 async fn hubs_gone(ctx: Arc<Context>, mut gone: mpsc::Receiver<Hub>) {
     while let Some(hub) = gone.recv().await {
         if ctx.is_ours(&hub) {
-            ctx.event(&hub, EventType::Normal, "Kept", &crate::hub::status::what_stays(&hub)).await;
+            ctx.event(&hub, EventType::Normal, "Kept", &crate::hub::status::what_stays(&hub));
         }
         hub_went(&ctx, &crate::context::hub_key(&hub)).await;
     }

@@ -118,7 +118,7 @@ async fn leave_alone(ctx: &Context, hub: &Hub) -> Result<(), Error> {
     let api: Api<Hub> = Api::namespaced(ctx.client.clone(), &hub.namespace().unwrap_or_default());
     api.patch_status(&hub.name_any(), &params(), &Patch::Merge(patch)).await?;
     ctx.metrics.status_written("Hub");
-    ctx.event(hub, EventType::Warning, "OperatedElsewhere", &note.message).await;
+    ctx.event(hub, EventType::Warning, "OperatedElsewhere", &note.message);
     Ok(())
 }
 
@@ -204,7 +204,7 @@ where
     }
     api.patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &patch).await?;
     ctx.contested.lock().insert((hub_key(hub), which.clone()), std::time::Instant::now());
-    ctx.event(hub, EventType::Warning, "FieldsSetBack", &format!("{which}: {conflict}")).await;
+    ctx.event(hub, EventType::Warning, "FieldsSetBack", &format!("{which}: {conflict}"));
     Ok(None)
 }
 
@@ -218,7 +218,7 @@ async fn roll(ctx: &Context, hub: &Hub, found: &Found) -> Result<(), Error> {
         ..DeleteParams::default()
     };
     match api.delete(&pod.name_any(), &params).await {
-        Ok(_) => ctx.event(hub, EventType::Normal, "PodReplaced", &format!("{}: {why}", pod.name_any())).await,
+        Ok(_) => ctx.event(hub, EventType::Normal, "PodReplaced", &format!("{}: {why}", pod.name_any())),
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
         Err(error) => return Err(error.into()),
     }
@@ -264,7 +264,10 @@ async fn write_status(ctx: &Context, hub: &Hub, report: &status::Measured) -> Re
             return Ok(());
         }
         match patch_status(&api, &present, &new).await {
-            Ok(()) => return said(ctx, hub, &old, &new).await,
+            Ok(()) => {
+                said(ctx, hub, &old, &new);
+                return Ok(());
+            }
             Err(Error::Kube(kube::Error::Api(status))) if status.code == 409 && tries < STATUS_TRIES => {}
             Err(error) => return Err(error),
         }
@@ -287,10 +290,9 @@ async fn patch_status(api: &Api<Hub>, hub: &Hub, status: &HubStatus) -> Result<(
     Ok(())
 }
 
-async fn said(ctx: &Context, hub: &Hub, old: &HubStatus, new: &HubStatus) -> Result<(), Error> {
+fn said(ctx: &Context, hub: &Hub, old: &HubStatus, new: &HubStatus) {
     ctx.metrics.status_written("Hub");
     if let Some((kind, reason, message)) = status::turned(old, new) {
-        ctx.event(hub, kind, &reason, &message).await;
+        ctx.event(hub, kind, &reason, &message);
     }
-    Ok(())
 }

@@ -163,3 +163,7 @@ fn claim(hub: &Hub) -> Result<PersistentVolumeClaim, Error> {
     }
     typed(json!({"metadata": metadata, "spec": spec}))
 }
+
+#[cfg(test)]
+#[path = "objects_tests.rs"]
+mod tests;

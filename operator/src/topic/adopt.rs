@@ -75,8 +75,7 @@ pub async fn sweep(ctx: &Context, key: &HubKey, uid: TopicUid) -> Result<(), Err
 /// Lets a topic loose whose object is surely gone: a fresh look finds none, or another uid.
 async fn detach_if_gone(ctx: &Context, hub: &Hub, link: &Arc<Link>, entry: &Entry) -> Result<(), Error> {
     let Some(bound) = entry.bound.clone() else { return Ok(()) };
-    let known = ctx.topics.find(|topic| topic.uid().as_deref() == Some(&bound.uid));
-    if known.is_some() {
+    if ctx.topic_of(&bound).is_some() {
         return Ok(());
     }
     // A deletion that was noted is carried out, not forgotten by letting the topic loose.
@@ -114,10 +113,12 @@ async fn adopt(ctx: &Context, hub: &Hub, entry: &Entry) -> Result<(), Error> {
     }
     let namespace = hub.namespace().unwrap_or_default();
     let hub_name = hub.name_any();
+    let uid = entry.uid.to_string();
     let claimed = ctx.topics.find(|topic| {
-        topic.namespace().as_deref() == Some(&namespace)
+        let name = topic.metadata.name.as_deref().unwrap_or_default();
+        topic.metadata.namespace.as_deref() == Some(&namespace)
             && topic.spec.hub_ref.as_ref().is_some_and(|hub| hub.name == hub_name)
-            && (topic.spec.topic_name(&topic.name_any()) == entry.name || plan::recorded(topic) == Some(entry.uid))
+            && (topic.spec.topic_name(name) == entry.name || plan::recorded_text(topic) == Some(&uid))
     });
     if let Some(object) = claimed {
         ctx.poke_topic(&object);
@@ -130,8 +131,7 @@ async fn adopt(ctx: &Context, hub: &Hub, entry: &Entry) -> Result<(), Error> {
         match api.create(&params, &object).await {
             Ok(object) => {
                 tracing::info!(topic = %entry.name, object = %name, "made an object for a topic that was made through gRPC");
-                ctx.event(&object, kube::runtime::events::EventType::Normal, "Adopted", "made for a topic that had no object")
-                    .await;
+                ctx.event(&object, kube::runtime::events::EventType::Normal, "Adopted", "made for a topic that had no object");
                 return Ok(());
             }
             Err(kube::Error::Api(status)) if status.code == 409 => {

@@ -4,8 +4,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kube::Api;
 use kube::api::Patch;
-use kube::{Api, ResourceExt};
 use serde_json::json;
 use tidegate_crd::quantity::{format_bytes, format_duration_ms};
 use tidegate_crd::{Topic, TopicStatus};
@@ -51,8 +51,7 @@ async fn write(ctx: &Context, hub: &HubKey, uid: TopicUid) {
     let Some(link) = ctx.links.get(hub) else { return };
     let known = link.synced(|mirror| Some((mirror.by_uid(uid)?.bound.clone()?, mirror.numbers(uid)?)));
     let Some((bound, numbers)) = known.flatten() else { return };
-    let object = ctx.topics.find(|topic| topic.uid().as_deref() == Some(&bound.uid));
-    let Some(object) = object else { return };
+    let Some(object) = ctx.topic_of(&bound) else { return };
     let old = object.status.clone().unwrap_or_default();
     let new = with_numbers(&old, numbers);
     // A status that was never reported comes first: it tells what the numbers are about.

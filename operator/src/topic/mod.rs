@@ -147,7 +147,7 @@ impl<'a> Work<'a> {
             Next::AddFinalizer => self.set_finalizer(true).await?,
             Next::Release(why) => {
                 if let Some(why) = why {
-                    self.event(EventType::Normal, "Released", &why).await;
+                    self.event(EventType::Normal, "Released", &why);
                 }
                 self.set_finalizer(false).await?;
                 if self.object.metadata.deletion_timestamp.is_some() {
@@ -157,7 +157,7 @@ impl<'a> Work<'a> {
             Next::Note(wish) => {
                 self.note(&wish).await?;
                 let note = format!("the hub cannot be reached: topic `{}` will be deleted when it is back", wish.name);
-                self.event(EventType::Warning, "DeletionNoted", &note).await;
+                self.event(EventType::Warning, "DeletionNoted", &note);
                 self.set_finalizer(false).await?;
                 return Ok(Some(Action::await_change()));
             }
@@ -231,7 +231,7 @@ impl<'a> Work<'a> {
             _ => return Ok(Some(Action::requeue(LOOK_AGAIN))),
         };
         match outcome {
-            Ok(()) => self.event(EventType::Normal, reason, &what).await,
+            Ok(()) => self.event(EventType::Normal, reason, &what),
             Err(error) if error.is_outdated() => {}
             Err(CallError::Refused(failure)) if !failure.is_retryable() && failure.reason != Reason::OperatorFenced => {
                 let report = Report::problem("Refused", format!("the hub refused: {}", failure.message));
@@ -358,7 +358,7 @@ impl<'a> Work<'a> {
         }
         self.patch_status(patch).await?;
         if report.degraded && was.as_deref() != Some(report.reason) {
-            self.event(EventType::Warning, report.reason, &report.message).await;
+            self.event(EventType::Warning, report.reason, &report.message);
         }
         Ok(())
     }
@@ -375,8 +375,8 @@ impl<'a> Work<'a> {
         }
     }
 
-    async fn event(&self, kind: EventType, reason: &str, note: &str) {
-        self.ctx.event(&self.object, kind, reason, note).await;
+    fn event(&self, kind: EventType, reason: &str, note: &str) {
+        self.ctx.event(&self.object, kind, reason, note);
     }
 }
 

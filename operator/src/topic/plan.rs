@@ -176,9 +176,13 @@ pub fn identity(object: &Topic) -> ObjectId {
 
 /// The topic that an object belongs to, as its status (or, for one that the operator made, its annotation) says.
 pub fn recorded(object: &Topic) -> Option<TopicUid> {
+    Uuid::parse_str(recorded_text(object)?).ok().map(TopicUid)
+}
+
+/// The same as it is written.
+pub fn recorded_text(object: &Topic) -> Option<&str> {
     let status = object.status.as_ref().and_then(|status| status.topic_uid.as_deref());
-    let text = status.or_else(|| annotation(object, ADOPTED))?;
-    Uuid::parse_str(text).ok().map(TopicUid)
+    status.or_else(|| annotation(object, ADOPTED))
 }
 
 fn annotation<'a>(object: &'a Topic, key: &str) -> Option<&'a str> {

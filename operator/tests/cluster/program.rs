@@ -29,7 +29,9 @@ impl Program {
     /// Starts one for the namespace of a test; its Lease is there too.
     pub(crate) fn start(bed: &Bed, identity: &str, measure_seconds: u32) -> Program {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let child = Command::new(env!("CARGO_BIN_EXE_tidegate-operator"))
+        // For measurements: another build of the program.
+        let program = std::env::var_os("TIDEGATE_OPERATOR_PROGRAM").unwrap_or(env!("CARGO_BIN_EXE_tidegate-operator").into());
+        let child = Command::new(program)
             .env("KUBECONFIG", &bed.kubeconfig)
             .args(["--namespace", &bed.namespace, "--lease-namespace", &bed.namespace])
             .args(["--identity", identity, "--measure-seconds", &measure_seconds.to_string()])

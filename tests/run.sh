@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All tests: installs what they need, builds, runs unit, property, simulation and end-to-end tests against real Kafka tools, MinIO, versitygw,
-# grpcurl, Python and an OpenTelemetry Collector. CONTRIBUTING.md says how long the first run takes.
+# grpcurl, Python and an OpenTelemetry Collector, then a newcomer's path and faults on a real Kubernetes. CONTRIBUTING.md says how long the first run takes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source deploy/setup.sh tests
@@ -19,3 +19,7 @@ say "running simulations: whole hubs with faults, for 75 seconds"
 cargo run --quiet --package tidegate-sim --profile "$profile" -- --start 100 --seeds 1000 --seconds 75
 say "running simulations of hubs with bugs on purpose: each must be found"
 cargo test --package tidegate-sim --features seeded-bugs --test bugs --profile "$profile"
+say "linting the Helm chart, and comparing what it renders"
+bash tests/kubernetes/chart.sh
+say "testing on a real Kubernetes of two nodes"
+TIDEGATE_BUILT=1 bash tests/kubernetes/run.sh

@@ -7,28 +7,53 @@
 #   cluster.sh load ARCHIVE…          puts image archives on all nodes
 #   cluster.sh node-kill NODE         kills every process of a node at once, as a power cut does; its disks stay
 #   cluster.sh node-start NODE        starts it again
+#   cluster.sh api-down               kills the API server, and keeps it from coming back until:
+#   cluster.sh api-up
+#   cluster.sh possible               says what this machine lacks, if anything; fails then
 #   cluster.sh down                   ends everything and deletes the folder
 #
 # The folder is ${TIDEGATE_CLUSTER:-/tmp/tidegate-cluster}; with different folders several clusters run side by side. It needs root, and the programs that
-# `deploy/setup.sh cluster` installs. Everything lives in one set of namespaces whose first process ends with `down`: nothing stays behind.
+# `deploy/setup.sh cluster` installs. With TIDEGATE_CLUSTER_OWNER=PROCESS it ends when that process has ended, however that came. Everything lives in one set of namespaces whose first process ends with `down`: nothing stays behind.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source "$here/lib.sh"
 folder=${TIDEGATE_CLUSTER:-/tmp/tidegate-cluster}
 cgroup=tidegate-cluster-$(printf %s "$folder" | sha256sum | cut -c1-8)
 
+# The processes that hold this folder's clusters (one, unless something went wrong), found by what they run: a file with their number could be lost.
+outer_processes() {
+  local process
+  for process in $(pgrep -f -- "control-plane.sh $folder\$"); do
+    [ "$(cat "/proc/$process/comm" 2>/dev/null)" != unshare ] || echo "$process"
+  done
+}
+
 # The cluster's first process as this machine numbers it; fails when there is none.
 first_process() {
   local outer
-  outer=$(cat "$folder/pid" 2>/dev/null) || return 1
-  [ "$(cat "/proc/$outer/comm" 2>/dev/null)" = unshare ] || return 1
-  pgrep -P "$outer" | head -n1 | grep .
+  outer=$(outer_processes | head -n1)
+  [ -n "$outer" ] && pgrep -P "$outer" | head -n1 | grep .
 }
 
 enter() {
   local first
   first=$(first_process) || fail "no cluster runs in $folder: cluster.sh up"
   nsenter -t "$first" -a --wd="$PWD" env KUBECONFIG="$folder/kubeconfig" PATH="$bin:$PATH" "$@"
+}
+
+# A container without privileges may be root and still not be allowed what a cluster needs.
+possible() {
+  [ "$(id -u)" = 0 ] || fail "it needs root"
+  local out work
+  work=$(mktemp -d)
+  out=$(unshare --mount --pid --fork --mount-proc --net --uts --ipc bash -c "
+    set -e; mount --make-rshared /; mkdir $work/{lower,upper,work,all}; mount -t tmpfs tmpfs $work/lower
+    ip link set lo up; ip link add node0 type bridge; ip link add veth1 type veth peer name veth2; iptables -t nat -L -n >/dev/null; sysctl -qw net.ipv4.ip_forward=1
+    mount -t overlay overlay -o lowerdir=$work/lower,upperdir=$work/upper,workdir=$work/work $work/all" 2>&1) || { rm -rf "$work"; fail "namespaces, mounts and interfaces of its own are not allowed here: $out"; }
+  rm -rf "$work"
+  local groups=/sys/fs/cgroup
+  [ -e $groups/cgroup.controllers ] || groups=$groups/memory
+  mkdir "$groups/$cgroup-possible" 2>/dev/null && rmdir "$groups/$cgroup-possible" || fail "$groups cannot be written: containers need groups of their own"
 }
 
 up() {
@@ -45,12 +70,12 @@ up() {
   say "starting a cluster of two nodes in $folder"
   CGROUP=$cgroup setsid unshare --mount --pid --fork --kill-child --mount-proc --net --uts --ipc bash "$here/control-plane.sh" "$folder" \
     >"$folder/log/up.log" 2>&1 </dev/null &
-  echo $! >"$folder/pid"
   if ! watched=$! until_true 120 "the nodes" test -e "$folder/ready"; then
     tail -n 5 "$folder"/log/up.log "$folder"/log/node?.log >&2
     end
     fail "the cluster did not start; its logs are in $folder/log"
   fi
+  [ -z "${TIDEGATE_CLUSTER_OWNER:-}" ] || setsid bash -c "while kill -0 $TIDEGATE_CLUSTER_OWNER; do sleep 1; done; $here/cluster.sh down" >/dev/null 2>&1 </dev/null &
   say "ready after ${SECONDS} s: ${0} exec kubectl get nodes"
 }
 
@@ -62,17 +87,17 @@ remove() {
     find /sys/fs/cgroup -maxdepth 2 -type d -name "$cgroup" | grep -q . || break
     sleep 0.2
   done
-  rm -rf "$folder"
+  # Mounts of processes that are just ending may still be there.
+  until_true 20 "the folder's end" rm -rf "$folder" || rm -rf "$folder"
 }
 
 # Ends every process; the folder stays.
 end() {
   local outer first
-  if first=$(first_process); then
-    outer=$(cat "$folder/pid")
-    kill -KILL "$first" 2>/dev/null || true
-    until_true 30 "the cluster's end" bash -c "! kill -0 $outer" || true
-  fi
+  for outer in $(outer_processes); do
+    for first in $(pgrep -P "$outer"); do kill -KILL "$first" 2>/dev/null || true; done
+    until_true 60 "the cluster's end" bash -c "! kill -0 $outer" || fail "the cluster's processes do not end"
+  done
 }
 
 down() {
@@ -92,6 +117,8 @@ load() {
 }
 
 # Nodes are started and ended from inside, where their process numbers are known.
+api_down() { enter bash -c ": >'$folder/api-down'; kill -KILL \$(cat '$folder/kube-apiserver.pid')"; }
+api_up() { rm -f "$folder/api-down"; }
 node_kill() { enter bash -c "kill -KILL \$(cat '$folder/$1/first-process')"; }
 node_start() { enter env CGROUP="$cgroup" bash "$here/node.sh" start "$folder" "$1"; }
 
@@ -102,7 +129,10 @@ case $command in
   down) down ;;
   exec) enter "$@" ;;
   load) load "$@" ;;
+  api-down) api_down ;;
+  api-up) api_up ;;
+  possible) possible ;;
   node-kill) node_kill "${1:?which node}" ;;
   node-start) node_start "${1:?which node}" ;;
-  *) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  *) sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

@@ -47,10 +47,20 @@ certificates() {
   cp "$folder/admin.kubeconfig" "$folder/kubeconfig"
 }
 
+# Runs the API server again whenever it has ended, but not while the file api-down is there (cluster.sh api-down).
+keep_api_server() {
+  while :; do
+    until [ ! -e "$folder/api-down" ]; do sleep 0.2; done
+    "$bin/kube-apiserver" "$@" &
+    echo $! >"$folder/kube-apiserver.pid"
+    wait $! || true
+  done
+}
+
 control_plane() {
   start etcd "$bin/etcd" --name test --data-dir "$folder/etcd" --unsafe-no-fsync --log-level warn \
     --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380
-  start kube-apiserver "$bin/kube-apiserver" --etcd-servers http://127.0.0.1:2379 --bind-address 0.0.0.0 --advertise-address $address \
+  start kube-apiserver keep_api_server --etcd-servers http://127.0.0.1:2379 --bind-address 0.0.0.0 --advertise-address $address \
     --service-cluster-ip-range 10.96.0.0/16 --tls-cert-file "$pki/apiserver.crt" --tls-private-key-file "$pki/apiserver.key" \
     --client-ca-file "$pki/ca.crt" --service-account-key-file "$pki/service-accounts.key" --service-account-signing-key-file "$pki/service-accounts.key" \
     --service-account-issuer https://kubernetes.default.svc.cluster.local --authorization-mode Node,RBAC --enable-admission-plugins NodeRestriction \

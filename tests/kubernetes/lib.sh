@@ -1,7 +1,7 @@
 # Functions of the Kubernetes tests. Source it; `set -euo pipefail` is the caller's.
 tools=${TIDEGATE_TOOLS:-$HOME/.cache/tidegate/tools}
 export PATH=$tools/bin:$PATH
-export TIDEGATE_CLUSTER=${TIDEGATE_CLUSTER:-/tmp/tidegate-newcomer}
+export TIDEGATE_CLUSTER=${TIDEGATE_CLUSTER:-/tmp/tidegate-newcomer-$$}
 cluster=deploy/cluster/cluster.sh
 
 now_ms() { date +%s%3N; }
@@ -21,8 +21,8 @@ give_up() {
     kube get hub,topic,pods,pvc,jobs -A -o wide
     kube get events -A --sort-by .lastTimestamp | tail -n 25
     kube -n tidegate-system logs deployment/tidegate-operator --tail 40 --all-containers
-    kube logs statefulset/hub-broker-1 --tail 20 --all-containers
-    kube describe hub,topic | grep -A40 'Status:' | head -n 120
+    kube logs --selector app.kubernetes.io/name=tidegate-broker --tail 20 --all-containers
+    kube describe hub,topic -A | grep -A40 'Status:' | head -n 120
   } 2>&1 | sed 's/^/    /' >&2
   exit 1
 }
@@ -52,6 +52,60 @@ timed() {
   [ "$took" -le $(($2 * 3000)) ] || give_up "$1 took $took ms, more than three times the goal of $2 s"
 }
 
-# The value of a jsonpath of an object: field KIND/NAME PATH.
-field() { kube get "$1" -o "jsonpath={$2}"; }
-field_is() { [ "$(field "$1" "$2")" = "$3" ]; }
+# The value of a jsonpath of an object: field KIND/NAME PATH [FLAG…].
+field() { kube get "$1" -o "jsonpath={$2}" "${@:3}"; }
+field_is() { [ "$(field "$1" "$2" "${@:4}")" = "$3" ]; }
+# condition KIND/NAME TYPE [FLAG…]: status, reason and message.
+condition() {
+  local at=".status.conditions[?(@.type==\"$2\")]"
+  kube get "$1" -o "jsonpath={$at.status} {$at.reason}: {$at.message}" "${@:3}"
+}
+# says KIND/NAME TYPE TEXT [FLAG…]: whether a condition reads so.
+says() { grep -qF -- "$3" <<<"$(condition "$1" "$2" "${@:4}")"; }
+# event_says KIND/NAME REASON TEXT [FLAG…]: whether there is such an Event.
+event_says() {
+  grep -qF -- "$3" <<<"$(kube get events --field-selector "involvedObject.kind=${1%/*},involvedObject.name=${1#*/},reason=$2" -o 'jsonpath={.items[*].message}' "${@:4}")"
+}
+# refused TEXT COMMAND…: the command fails and says so.
+refused() {
+  local text=$1 said
+  shift
+  if said=$("$@" 2>&1); then give_up "accepted: $*"; fi
+  grep -qF -- "$text" <<<"$said" || give_up "refused, but not for \"$text\": $said"
+  printf '    refused: %s\n' "$(grep -m1 -F -- "$text" <<<"$said")"
+}
+
+# The command line against the hub at $hub.
+client() { "$cluster" exec env TIDEGATE_ADDRESS="$hub" "$tidegate" "$@"; }
+# at_hub NAME [NAMESPACE]: from now on, `client` talks to that hub.
+at_hub() {
+  address() { [ -n "$(field "service/$1" .spec.clusterIP -n "${2:-default}")" ]; }
+  within 60 "the service of hub $1" address "$@"
+  hub=http://$(field "service/$1" .spec.clusterIP -n "${2:-default}"):7171
+}
+count() { client consume "$1" | wc -l; }
+produce_one() { printf 'hello\n' | client produce "$1"; }
+
+# flow_start TOPIC: appends an event about each 200 ms, one call after the other, until flow_stop, which prints how many were not acknowledged at
+# once and leaves the number of the acknowledged ones in $flowed.
+flow_start() {
+  : >"$TIDEGATE_CLUSTER/flow"
+  (
+    until [ -e "$TIDEGATE_CLUSTER/flow-end" ]; do
+      if printf 'flow\n' | timeout 20 "$cluster" exec env TIDEGATE_ADDRESS="$hub" "$tidegate" produce "$1" >/dev/null 2>>"$TIDEGATE_CLUSTER/flow-errors"; then echo acknowledged; else echo failed; fi >>"$TIDEGATE_CLUSTER/flow"
+      sleep 0.2
+    done
+  ) &
+  flow=$!
+}
+flow_stop() {
+  : >"$TIDEGATE_CLUSTER/flow-end"
+  wait "$flow"
+  rm "$TIDEGATE_CLUSTER/flow-end"
+  flowed=$(grep -c acknowledged "$TIDEGATE_CLUSTER/flow" || true)
+  failures=$(grep -c failed "$TIDEGATE_CLUSTER/flow" || true)
+  printf '    meanwhile %s events were acknowledged, %s calls failed\n' "$flowed" "$failures"
+}
+
+namespace_gone() { ! kube get namespace "$1"; }
+no_definitions() { kube delete crd hubs.tidegate.dev topics.tidegate.dev --timeout 60s >/dev/null; }

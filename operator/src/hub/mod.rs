@@ -4,6 +4,7 @@ pub mod config;
 pub mod labels;
 pub mod objects;
 pub mod pods;
+pub mod prune;
 pub mod status;
 pub mod wishes;
 pub mod workload;
@@ -155,6 +156,7 @@ async fn apply(ctx: &Context, hub: &Hub) -> Result<Vec<status::Problem>, Error> 
     for service in &plan.services {
         problems.extend(put(ctx, hub, service).await?);
     }
+    prune::services(ctx, hub, &plan).await?;
     problems.extend(put(ctx, hub, &plan.budget).await?);
     problems.extend(put(ctx, hub, &plan.network_policy).await?);
     match put(ctx, hub, &plan.claim).await {

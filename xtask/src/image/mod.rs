@@ -18,10 +18,11 @@ use serde_json::{Value, json};
 
 use archive::{Description, Item};
 
-const USAGE: &str = "usage: cargo xtask image [--profile PROFILE] [--host] [--tag NAME:TAG] [--output FILE] [--check]
+const USAGE: &str = "usage: cargo xtask image [--profile PROFILE] [--host | --built] [--tag NAME:TAG] [--output FILE] [--check]
   --profile  release (default; what users get) or image (quick to build, for tests)
   --host     this machine's own kind of binary with the C library it needs, instead of a static one: nearly everything is built already
              when tests have run with the same profile (dev, ci); for tests on this machine
+  --built    as --host, with the binaries that `cargo build --workspace --all-targets` left, as they are: for what has just built them
   --tag      what the image is loaded as; default tidegate:VERSION
   --output   default TARGET/container/tidegate-PROFILE.tar; the bill of materials goes beside it as .sbom.json
   --check    builds a second time in a fresh folder and fails unless both archives are the same";
@@ -35,6 +36,7 @@ const PACKAGES: &[&str] = &["tidegate", "tidegate-operator"];
 struct Options {
     profile: String,
     host: bool,
+    built: bool,
     tag: Option<String>,
     output: Option<PathBuf>,
     check: bool,
@@ -75,7 +77,7 @@ pub(crate) fn run(root: &Path, arguments: impl Iterator<Item = String>) -> Resul
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
-    let mut options = Options { profile: "release".to_owned(), host: false, tag: None, output: None, check: false };
+    let mut options = Options { profile: "release".to_owned(), host: false, built: false, tag: None, output: None, check: false };
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().with_context(|| format!("{argument} needs a value\n{USAGE}"));
         match argument.as_str() {
@@ -83,10 +85,12 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
             "--tag" => options.tag = Some(value()?),
             "--output" => options.output = Some(std::path::absolute(value()?)?),
             "--host" => options.host = true,
+            "--built" => (options.host, options.built) = (true, true),
             "--check" => options.check = true,
             _ => bail!("unknown argument {argument}\n{USAGE}"),
         }
     }
+    ensure!(!(options.built && options.check), "--check builds twice, --built not at all: give one of them");
     Ok(options)
 }
 
@@ -171,6 +175,10 @@ fn packages(metadata: &Value) -> Result<(Vec<String>, String)> {
 
 /// Builds, and answers the folder of the binaries.
 fn compile(root: &Path, options: &Options, target_folder: &Path, target: &str, packages: &[String]) -> Result<PathBuf> {
+    let profile = if options.profile == "dev" { "debug" } else { &options.profile };
+    if options.built {
+        return Ok(target_folder.join(profile));
+    }
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--locked", "--profile", &options.profile]).current_dir(root);
     if !options.host {
@@ -197,7 +205,6 @@ fn compile(root: &Path, options: &Options, target_folder: &Path, target: &str, p
         status.success(),
         "cargo build failed; the target and a C compiler for it are needed: rustup target add {target} && apt-get install musl-tools"
     );
-    let profile = if options.profile == "dev" { "debug" } else { &options.profile };
     Ok(if options.host { target_folder.join(profile) } else { target_folder.join(target).join(profile) })
 }
 

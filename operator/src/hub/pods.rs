@@ -59,7 +59,7 @@ pub fn claim_problem(hub: &Hub, claim: Option<&PersistentVolumeClaim>) -> Option
 }
 
 /// Why a pod does not serve, as far as the cluster says: one word and a sentence.
-pub fn trouble(pod: &Pod) -> Option<(&'static str, String)> {
+pub fn trouble(pod: &Pod, claim: Option<&PersistentVolumeClaim>) -> Option<(&'static str, String)> {
     if is_ready(pod) {
         return None;
     }
@@ -68,10 +68,31 @@ pub fn trouble(pod: &Pod) -> Option<(&'static str, String)> {
         status.conditions.iter().flatten().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
     if let Some(condition) = unscheduled {
         let why = condition.message.clone().unwrap_or_default();
+        if let Some(problem) = claim.and_then(|claim| unbound(claim, &why)) {
+            return Some(("VolumeNotBound", problem));
+        }
         return Some(("Unschedulable", format!("no node takes pod {}: {why}", pod.name_any())));
     }
     let containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
     containers.into_iter().find_map(|container| container_trouble(pod, container))
+}
+
+/// What the scheduler says of a claim that gets no volume tells nobody which class it waits for.
+fn unbound(claim: &PersistentVolumeClaim, why: &str) -> Option<String> {
+    let is_pending = claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Pending");
+    if !is_pending || !(why.contains("unbound immediate PersistentVolumeClaims") || why.contains("storageclass")) {
+        return None;
+    }
+    let name = claim.name_any();
+    let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref());
+    Some(match class.filter(|class| !class.is_empty()) {
+        Some(class) => format!(
+            "volume claim {name} gets no volume: storage class `{class}` (spec.brokers.storage.className) does not exist or makes none; see kubectl get storageclass, and kubectl describe pvc {name}"
+        ),
+        None => format!(
+            "volume claim {name} gets no volume: the cluster has no default storage class; name one in spec.brokers.storage.className of a new Hub"
+        ),
+    })
 }
 
 fn container_trouble(pod: &Pod, container: &ContainerStatus) -> Option<(&'static str, String)> {
@@ -101,4 +122,43 @@ fn container_trouble(pod: &Pod, container: &ContainerStatus) -> Option<(&'static
 
 fn shortened(text: &str) -> String {
     text.chars().take(600).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+    use serde_json::{Value, json};
+
+    use super::trouble;
+
+    fn unscheduled(why: &str) -> Pod {
+        let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why});
+        serde_json::from_value(json!({"metadata": {"name": "hub-broker-1-0"}, "status": {"conditions": [condition]}})).unwrap()
+    }
+
+    fn claim(class: &Value, phase: &str) -> PersistentVolumeClaim {
+        let claim =
+            json!({"metadata": {"name": "hub-broker-1"}, "spec": {"storageClassName": class}, "status": {"phase": phase}});
+        serde_json::from_value(claim).unwrap()
+    }
+
+    #[test]
+    fn a_claim_without_a_volume_names_its_class() {
+        let pod = unscheduled("0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found");
+        let (reason, message) = trouble(&pod, Some(&claim(&json!("fast"), "Pending"))).unwrap();
+        assert_eq!(reason, "VolumeNotBound");
+        assert!(message.contains("storage class `fast`"), "{message}");
+        let (_, message) = trouble(&pod, Some(&claim(&Value::Null, "Pending"))).unwrap();
+        assert!(message.contains("no default storage class"), "{message}");
+    }
+
+    #[test]
+    fn other_reasons_keep_the_schedulers_words() {
+        let pod = unscheduled("0/2 nodes are available: 2 Insufficient cpu.");
+        let (reason, message) = trouble(&pod, Some(&claim(&json!("fast"), "Pending"))).unwrap();
+        assert_eq!(reason, "Unschedulable");
+        assert!(message.contains("Insufficient cpu"), "{message}");
+        let bound = unscheduled("pod has unbound immediate PersistentVolumeClaims");
+        assert_eq!(trouble(&bound, Some(&claim(&json!("fast"), "Bound"))).unwrap().0, "Unschedulable");
+    }
 }

@@ -54,7 +54,7 @@ impl Measured {
             ready: found.pod.as_ref().is_some_and(pods::is_ready),
             has_pod: found.pod.is_some(),
             up_to_date: pod_revision.is_some() && pod_revision == revision,
-            trouble: found.pod.as_ref().and_then(pods::trouble),
+            trouble: found.pod.as_ref().and_then(|pod| pods::trouble(pod, found.claim.as_ref())),
             problems,
             link: link.as_ref().map(|link| link.state()),
             numbers: link.as_ref().and_then(|link| link.numbers()),

@@ -45,10 +45,10 @@ keys wrong-keys not-the-key
 seen no-secret ConfigurationMissing 'secret "missing" not found'
 seen no-image ImageNotPulled 'image registry.invalid/tidegate:0.0.0 cannot be pulled'
 seen no-node Unschedulable "didn't match Pod's node affinity/selector"
-seen no-class Unschedulable 'no-such-class'
+seen no-class VolumeNotBound 'storage class `no-such-class`'
 seen wrong-keys BrokerFails 'SignatureDoesNotMatch'
-seen wrong-bucket BrokerFails 'nobodys-bucket'
-seen no-store BrokerFails '10.10.0.1:9999'
+seen wrong-bucket BrokerFails NoSuchBucket
+seen no-store BrokerFails 'Connection refused'
 
 step "put right, they start"
 keys missing tidegate-test

@@ -16,6 +16,7 @@ const CLIENT_FILES: [&str; 7] = [
 ];
 const OPERATOR_FILES: [&str; 1] = ["tidegate/operator/v1/operator.proto"];
 const PEER_FILES: [&str; 1] = ["tidegate/peer/v1/peer.proto"];
+const INTERNAL_FILES: [&str; 1] = ["tidegate/internal/v1/fleet.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=tidegate");
@@ -25,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let operator = protox::compile(OPERATOR_FILES, ["."])?;
     fs::write(out.join("tidegate_operator_v1.bin"), operator.encode_to_vec())?;
 
-    let all = protox::compile(CLIENT_FILES.iter().chain(&OPERATOR_FILES).chain(&PEER_FILES), ["."])?;
+    let all = protox::compile(CLIENT_FILES.iter().chain(&OPERATOR_FILES).chain(&PEER_FILES).chain(&INTERNAL_FILES), ["."])?;
     // Payload fields are reference-counted slices of the received message: nothing is copied when they are decoded.
     tonic_prost_build::configure().bytes(".").compile_fds(all)?;
     Ok(())

@@ -132,6 +132,21 @@ pub struct Identity {
     /// the next start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub takes_over: Option<HubId>,
+    /// This volume's replica of the catalog; 0: the broker's own number.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub catalog_replica: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl Identity {
+    /// The replica id in the catalog's journal.
+    pub(crate) fn replica(&self) -> u64 {
+        if self.catalog_replica == 0 { u64::from(self.broker_id.0) } else { self.catalog_replica }
+    }
 }
 
 /// The marker object at a hub's prefix.
@@ -222,7 +237,15 @@ fn parse<T: for<'a> Deserialize<'a>>(text: &[u8]) -> Result<T, Problem> {
 /// A new identity for an empty volume; not written yet.
 pub(crate) fn mint(env: &Env, broker_id: BrokerId) -> Identity {
     let hub_id = HubId(env.random.uuid());
-    Identity { format: FORMAT, hub_id, broker_id, incarnation: env.random.uuid(), bootstrapped: false, takes_over: None }
+    Identity {
+        format: FORMAT,
+        hub_id,
+        broker_id,
+        incarnation: env.random.uuid(),
+        bootstrapped: false,
+        takes_over: None,
+        catalog_replica: 0,
+    }
 }
 
 /// Writes the identity file, durably. Blocking.
@@ -307,7 +330,15 @@ mod tests {
 
     fn identity() -> Identity {
         let (hub_id, incarnation) = (HubId(Uuid::from_u128(1)), Uuid::from_u128(2));
-        Identity { format: 1, hub_id, broker_id: BrokerId(3), incarnation, bootstrapped: true, takes_over: None }
+        Identity {
+            format: 1,
+            hub_id,
+            broker_id: BrokerId(3),
+            incarnation,
+            bootstrapped: true,
+            takes_over: None,
+            catalog_replica: 0,
+        }
     }
 
     #[test]

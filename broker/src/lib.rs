@@ -4,6 +4,7 @@
 //! simulation. It knows no command line and no Kubernetes.
 
 mod chunks;
+pub mod fleet;
 mod grpc;
 mod http;
 pub mod hub;

@@ -73,6 +73,8 @@ pub struct Metrics {
     pub appended_records: Counter,
     /// Duplicates of idempotent producers that were not stored again.
     pub duplicates: Counter,
+    /// Steps of placement that this broker carried out.
+    pub placement_steps: Counter,
     /// Bytes of batches read, by source.
     pub fetched: Family<SourceLabels, Counter>,
     /// Uploads of tier objects.
@@ -132,6 +134,7 @@ impl Default for Metrics {
             appended: Counter::default(),
             appended_records: Counter::default(),
             duplicates: Counter::default(),
+            placement_steps: Counter::default(),
             fetched: Family::default(),
             uploads: Family::default(),
             uploaded: Counter::default(),
@@ -164,6 +167,7 @@ impl Metrics {
         registry.register_with_unit("appended", "Bytes of batches appended", Unit::Bytes, self.appended.clone());
         registry.register("appended_records", "Records appended", self.appended_records.clone());
         registry.register("duplicates", "Batches not stored again", self.duplicates.clone());
+        registry.register("placement_steps", "Steps of placement carried out", self.placement_steps.clone());
         registry.register_with_unit("fetched", "Bytes of batches read, by source", Unit::Bytes, self.fetched.clone());
         registry.register("tier_uploads", "Uploads of tier objects, by result", self.uploads.clone());
         registry.register_with_unit("tier_uploaded", "Bytes of tier objects uploaded", Unit::Bytes, self.uploaded.clone());

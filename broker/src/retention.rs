@@ -16,7 +16,7 @@ use tidegate_journal::state::TierPiece;
 use tidegate_model::{Offset, TimestampMs, TopicPartition, TopicSettings, TopicUid};
 
 use self::clock::ClockWatch;
-use crate::hub::{Error, Hub, Inner, applied, settings_of, submit_error};
+use crate::hub::{Error, Hub, Inner, redeemed, settings_of, submit_error};
 
 /// A stretch that retention can drop as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,8 +79,8 @@ async fn trim_all(hub: &Hub, now: Option<TimestampMs>) -> Result<(), Error> {
             if !journal.leadership().borrow().is_self {
                 continue;
             }
-            if let Some(log_start) = new_log_start(hub, journal, at, &settings, now).await? {
-                propose(journal, Operation::Trim { at, log_start }).await?;
+            if let Some(log_start) = new_log_start(hub, &journal, at, &settings, now).await? {
+                propose(&journal, Operation::Trim { at, log_start }).await?;
                 tracing::debug!(%at, %log_start, "retention raised the log start");
             }
         }
@@ -173,7 +173,7 @@ async fn end_deleted_topics(inner: &Arc<Inner>, now: TimestampMs) -> Result<(), 
                 let at = TopicPartition { topic: uid, partition: tidegate_model::PartitionId(partition) };
                 let journal = inner.any_journal(home.journal)?;
                 if journal.read_state(|state| state.partition(at).is_some()) {
-                    propose(journal, Operation::ClosePartition { at, generation: home.generation }).await?;
+                    propose(&journal, Operation::ClosePartition { at, generation: home.generation }).await?;
                 }
             }
         }
@@ -187,7 +187,7 @@ async fn end_deleted_topics(inner: &Arc<Inner>, now: TimestampMs) -> Result<(), 
 async fn forget_positions(inner: &Arc<Inner>, now: TimestampMs) -> Result<(), Error> {
     let keep = i64::try_from(inner.settings.offsets_retention_ms).unwrap_or(i64::MAX);
     let before = TimestampMs(now.0.saturating_sub(keep));
-    for journal in inner.journals.values() {
+    for journal in inner.hosted.all().values().filter(|journal| journal.leadership().borrow().is_self) {
         let idle: Vec<(String, BTreeSet<TopicPartition>)> = journal.read_state(|state| {
             let idle = state.groups().filter(|(_, group)| group.offsets().all(|(_, committed)| committed.time < before));
             idle.map(|(name, group)| (name.to_owned(), group.offsets().map(|(at, _)| at).collect())).collect()
@@ -203,7 +203,7 @@ async fn forget_positions(inner: &Arc<Inner>, now: TimestampMs) -> Result<(), Er
 
 async fn propose(journal: &Journal, operation: Operation) -> Result<(), Error> {
     let ticket = journal.submit(Unit::of(operation)).await.map_err(submit_error)?;
-    applied(ticket.await).map(|_| ())
+    redeemed(ticket).await.map(|_| ())
 }
 
 #[cfg(test)]

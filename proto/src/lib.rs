@@ -38,3 +38,12 @@ pub mod peer {
         tonic::include_proto!("tidegate.peer.v1");
     }
 }
+
+/// What brokers of one hub ask of each other.
+pub mod internal {
+    /// Version 1.
+    #[allow(missing_docs, unreachable_pub, clippy::all)]
+    pub mod v1 {
+        tonic::include_proto!("tidegate.internal.v1");
+    }
+}

@@ -39,7 +39,11 @@ pub(crate) fn failure(error: Error) -> Failure {
         Error::Throttled { retry_after, .. } => of(Reason::Throttled).retry_after(retry_after),
         Error::ShuttingDown => of(Reason::ShuttingDown),
         Error::Unavailable { .. } => of(Reason::Unavailable),
-        Error::NotLeader { .. } => of(Reason::NotLeader),
+        Error::NotLeader { endpoint, retry_after, .. } => match endpoint {
+            Some(endpoint) => of(Reason::NotLeader).with("leader_endpoint", endpoint),
+            None => of(Reason::NotLeader).retry_after(retry_after),
+        },
+        Error::Told(failure) => *failure,
         Error::TierUnavailable { .. } => of(Reason::TierUnavailable),
         Error::TimedOut { .. } => of(Reason::TimedOut),
         Error::Corrupt { .. } => of(Reason::CorruptData),

@@ -35,6 +35,7 @@ use crate::hub::{Error, Hub};
 use crate::metrics::Metrics;
 use crate::settings::{Limits, OperatorKeys};
 
+pub(crate) use errors::failure;
 pub(crate) use server::{Served, serve};
 
 /// What all services share.

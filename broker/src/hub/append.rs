@@ -4,17 +4,15 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tidegate_journal::JournalError;
 use tidegate_journal::entry::{Operation, Outcome, Unit, UnitOutcome};
-use tidegate_journal::raft::Ticket;
 use tidegate_model::{JournalId, LeaderEpoch, RecordBatch, TimestampMs, TimestampType};
 
 use super::routes::Route;
-use super::{Append, Appended, Error, Hub, PartitionRef, producers, refused, submit_error};
+use super::{Append, Appended, Error, Hub, PartitionRef, Pending, producers, refused};
 
 /// Resolves when an append is durable or refused. Dropping it leaves the append to its fate: it may still be stored.
 pub struct AppendTicket {
-    ticket: Ticket,
+    ticket: Pending,
     journal: JournalId,
     record_count: u32,
     bytes: u64,
@@ -38,7 +36,6 @@ impl Hub {
             return Err(Error::ShuttingDown);
         }
         let route = self.inner.routes.route(&append.at)?;
-        let journal = self.journal(route.journal)?;
         self.check_epoch(&route, append.at.leader_epoch)?;
         if append.batches.is_empty() {
             return Err(Error::invalid("batches", "is empty: send at least one batch"));
@@ -59,7 +56,7 @@ impl Hub {
             operations.push(Operation::Append { at: route.at, batch: batch.into_bytes(), window });
         }
         let span = tracing::info_span!("append to log", journal = route.journal.0, bytes, offset = tracing::field::Empty);
-        let ticket = self.submit_unit(journal, Unit { preconditions: Vec::new(), operations }).await?;
+        let ticket = self.submit_unit(route.journal, Unit { preconditions: Vec::new(), operations }).await?;
         Ok(AppendTicket { ticket, journal: route.journal, record_count, bytes, stamp, hub: self.clone(), span })
     }
 
@@ -70,7 +67,8 @@ impl Hub {
 
     /// Refuses a caller whose leader epoch is not the partition's.
     pub(crate) fn check_epoch(&self, route: &Route, given: Option<LeaderEpoch>) -> Result<(), Error> {
-        let Some(given) = given else { return Ok(()) };
+        // Where this broker has no replica, it knows no epoch.
+        let (Some(given), true) = (given, self.inner.hosted.get(route.journal).is_some()) else { return Ok(()) };
         let current = self.marks(route)?.epoch;
         match given.cmp(&current) {
             std::cmp::Ordering::Less => Err(Error::FencedLeaderEpoch { given, current }),
@@ -116,8 +114,8 @@ impl AppendTicket {
         self.journal
     }
 
-    fn finish(&self, answer: Result<UnitOutcome, JournalError>) -> Result<Appended, Error> {
-        let outcomes = match answer.map_err(submit_error)? {
+    fn finish(&self, answer: Result<UnitOutcome, Error>) -> Result<Appended, Error> {
+        let outcomes = match answer? {
             UnitOutcome::Applied(outcomes) => outcomes,
             UnitOutcome::Refused { refusal, .. } => return Err(refused(*refusal)),
         };
@@ -130,6 +128,7 @@ impl AppendTicket {
         if stored {
             metrics.appended.inc_by(self.bytes);
             metrics.appended_records.inc_by(self.record_count.into());
+            self.hub.inner.reports.count(self.journal, self.bytes);
         } else {
             metrics.duplicates.inc();
         }

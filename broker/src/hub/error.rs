@@ -173,7 +173,14 @@ pub enum Error {
     NotLeader {
         /// Who does, if known.
         problem: String,
+        /// Where the leader takes clients, if known.
+        endpoint: Option<String>,
+        /// When to try again where it is not.
+        retry_after: Duration,
     },
+    /// What another broker answered.
+    #[error("{0}")]
+    Told(Box<tidegate_proto::errors::Failure>),
     /// The object store cannot be reached.
     #[error("the data asked for lies in the object store, which cannot be reached at present: {problem}")]
     TierUnavailable {
@@ -272,6 +279,7 @@ impl Error {
             Error::ShuttingDown => "shutting_down",
             Error::Unavailable { .. } => "unavailable",
             Error::NotLeader { .. } => "not_leader",
+            Error::Told(failure) => told_reason(failure.reason),
             Error::TierUnavailable { .. } => "tier_unavailable",
             Error::TimedOut { .. } => "timed_out",
             Error::Corrupt { .. } => "corrupt_data",
@@ -282,5 +290,19 @@ impl Error {
             Error::Unsupported { .. } => "unsupported",
             Error::Internal { .. } => "internal",
         }
+    }
+}
+
+/// The metrics' name of what another broker answered.
+fn told_reason(reason: tidegate_proto::errors::Reason) -> &'static str {
+    use tidegate_proto::errors::Reason;
+    match reason {
+        Reason::NotLeader => "not_leader",
+        Reason::Throttled => "throttled",
+        Reason::StorageFull => "storage_full",
+        Reason::Unavailable | Reason::ShuttingDown => "unavailable",
+        Reason::OutOfSequence => "out_of_sequence",
+        Reason::ProducerFenced => "producer_fenced",
+        _ => "refused_elsewhere",
     }
 }

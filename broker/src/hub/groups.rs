@@ -1,9 +1,8 @@
 //! Committed offsets of consumer groups. A group's positions are kept in the journal of its name's hash, so that one atomic step covers
 //! all of them.
 
-use tidegate_journal::Journal;
 use tidegate_journal::entry::{OffsetCommit, Operation, Unit};
-use tidegate_model::{LeaderEpoch, TopicUid, murmur2};
+use tidegate_model::{JournalId, LeaderEpoch, TopicUid, murmur2};
 
 use super::{Error, GroupOffset, Hub, PartitionRef};
 
@@ -66,7 +65,7 @@ impl Hub {
     /// A group's positions in partitions of living topics, by topic and partition. A group that does not exist has none.
     pub fn fetch_offsets(&self, group: &str) -> Result<Vec<GroupOffset>, Error> {
         check_group(group)?;
-        let committed: Vec<_> = self.group_journal(group)?.read_state(|state| {
+        let committed: Vec<_> = self.journal(self.group_journal(group)?)?.read_state(|state| {
             let group = state.group(group);
             group.map(|group| group.offsets().map(|(at, committed)| (at, committed.clone())).collect()).unwrap_or_default()
         });
@@ -94,7 +93,7 @@ impl Hub {
     /// Groups by name, from a name on (exclusive), and whether there are more.
     pub fn list_groups(&self, after: &str, limit: usize) -> (Vec<GroupListing>, bool) {
         let mut groups: Vec<GroupListing> = Vec::new();
-        for journal in self.inner.journals.values() {
+        for journal in self.inner.hosted.all().values() {
             journal.read_state(|state| {
                 let names = state.groups().filter(|(name, _)| *name > after);
                 groups.extend(
@@ -111,7 +110,7 @@ impl Hub {
     /// True if the group has ever committed a position that is kept.
     pub fn has_group(&self, group: &str) -> Result<bool, Error> {
         check_group(group)?;
-        Ok(self.group_journal(group)?.read_state(|state| state.group(group).is_some()))
+        Ok(self.journal(self.group_journal(group)?)?.read_state(|state| state.group(group).is_some()))
     }
 
     /// Forgets a group and its positions, durably.
@@ -123,10 +122,17 @@ impl Hub {
         self.propose(self.group_journal(group)?, unit).await.map(|_| ())
     }
 
-    fn group_journal(&self, group: &str) -> Result<&Journal, Error> {
-        let journals = &self.inner.journals;
-        let place = (murmur2(group.as_bytes()) as u32 as usize) % journals.len().max(1);
-        journals.values().nth(place).ok_or_else(|| Error::internal("the hub has no data journals"))
+    /// The journal that keeps a group's positions.
+    pub(crate) fn group_journal(&self, group: &str) -> Result<JournalId, Error> {
+        self.inner.catalog.read_state(|state| {
+            let fleet = state.catalog().fleet();
+            let place = (murmur2(group.as_bytes()) as u32 as usize) % fleet.data_journals().count().max(1);
+            fleet
+                .data_journals()
+                .nth(place)
+                .map(|(id, _)| id)
+                .ok_or_else(|| Error::unavailable("the hub has no data journals yet"))
+        })
     }
 }
 

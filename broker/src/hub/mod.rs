@@ -8,6 +8,7 @@ mod append;
 mod error;
 mod fetch;
 mod groups;
+mod hosted;
 mod offsets;
 mod open;
 mod producers;
@@ -16,12 +17,11 @@ mod statistics;
 mod topics;
 mod types;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_env::{Env, Joined};
-use tidegate_journal::entry::{Outcome, Refusal, Unit, UnitOutcome};
+use tidegate_journal::entry::{BrokerState, Operation, Outcome, Refusal, Unit, UnitOutcome};
 use tidegate_journal::raft::Ticket;
 use tidegate_journal::{Journal, JournalError};
 use tidegate_model::{BrokerId, HubId, JournalId, TimestampMs};
@@ -31,6 +31,7 @@ use tidegate_wal::Wal;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::fleet::{ClusterStatus, Fleetwork, Forwarder, Network, Pending, Reports};
 use crate::identity::{Held, Identity};
 use crate::metrics::Metrics;
 use crate::settings::HubSettings;
@@ -39,8 +40,9 @@ use crate::tierer::TierHealth;
 pub use append::AppendTicket;
 pub use error::Error;
 pub use groups::GroupListing;
+pub(crate) use hosted::Hosted;
 pub use open::OpenError;
-pub(crate) use open::{unit_bytes, wal_settings};
+pub(crate) use open::{journal_settings, unit_bytes, wal_settings};
 pub use producers::InitProducer;
 pub(crate) use routes::{Routes, View, settings_of};
 pub use statistics::{HubStatistics, TopicStatistics};
@@ -68,8 +70,15 @@ pub(crate) struct Inner {
     pub(crate) keys: Keys,
     pub(crate) wal: Wal,
     pub(crate) catalog: Journal,
-    /// The data journals.
-    pub(crate) journals: BTreeMap<JournalId, Journal>,
+    /// The data journals that this broker holds.
+    pub(crate) hosted: Hosted,
+    /// The way to other brokers.
+    pub(crate) network: Network,
+    pub(crate) fleetwork: Fleetwork,
+    pub(crate) forwarder: Forwarder,
+    pub(crate) reports: Reports,
+    /// Why a journal failed, once one has.
+    pub(crate) journal_failed: tokio::sync::watch::Sender<Option<Arc<str>>>,
     pub(crate) routes: Routes,
     pub(crate) reader: TierReader,
     pub(crate) manifests: fetch::ManifestCache,
@@ -115,20 +124,17 @@ impl Hub {
 
     /// Resolves, with the reason, when the write-ahead log or a journal failed: the process must end, and nothing is acknowledged any more.
     pub async fn failed(&self) -> String {
-        let journals = self.inner.journals.values().chain([&self.inner.catalog]).map(|journal| {
-            let mut failed = journal.failed();
-            Box::pin(async move {
-                match failed.wait_for(Option::is_some).await {
-                    Ok(reason) => reason.as_deref().unwrap_or_default().to_owned(),
-                    // The journal ended in order.
-                    Err(_) => std::future::pending().await,
-                }
-            })
-        });
+        let mut watched = self.inner.journal_failed.subscribe();
+        let journal = async move {
+            match watched.wait_for(Option::is_some).await {
+                Ok(reason) => reason.as_deref().unwrap_or_default().to_owned(),
+                Err(_) => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             failed = self.inner.wal.failed() => failed.to_string(),
-            (reason, ..) = futures::future::select_all(journals) => reason,
+            reason = journal => reason,
         }
     }
 
@@ -140,36 +146,56 @@ impl Hub {
     /// Lets the log drop every record that is in the object store: readers of those go to the store from now on. For tools and
     /// tests; the hub does so by itself, by bytes.
     pub async fn drop_local_copies(&self) -> Result<(), Error> {
-        for journal in self.inner.journals.values() {
+        for journal in self.inner.hosted.all().values() {
             let releasable = journal.read_state(|state| state.releasable());
             // The log is purged up to the older of two checkpoints, and a purge needs both of them to cover it.
             for _ in 0..2 {
                 journal.checkpoint().await.map_err(Error::internal)?;
             }
             if journal.read_state(|state| state.first_retained()).is_some_and(|first| first <= releasable) {
-                let release = Unit::of(tidegate_journal::entry::Operation::Release { upto: releasable });
-                self.propose(journal, release).await?;
+                let release = Unit::of(Operation::Release { upto: releasable });
+                self.propose(journal.id(), release).await?;
             }
         }
         Ok(())
+    }
+
+    /// How many voters each journal shall have: 1, 3 or 5. Placement brings it about while writes go on.
+    pub async fn set_replication_factor(&self, factor: u32) -> Result<(), Error> {
+        self.propose(JournalId::CATALOG, Unit::of(Operation::SetReplicationFactor { factor })).await.map(|_| ())
+    }
+
+    /// Drains a broker, or lets it take part again. A drained one that holds nothing any more is retired by placement.
+    pub async fn set_broker_state(&self, broker: BrokerId, state: BrokerState) -> Result<(), Error> {
+        let known =
+            self.inner.catalog.read_state(|catalog| catalog.catalog().fleet().broker(broker).map(|known| known.incarnation));
+        let unknown = || Error::invalid("broker", format!("the hub has no broker {broker}: list them first"));
+        let incarnation = known.ok_or_else(unknown)?;
+        let operation = Operation::SetBrokerState { broker, incarnation, state };
+        self.propose(JournalId::CATALOG, Unit::of(operation)).await.map(|_| ())
+    }
+
+    /// The hub's brokers and journals; whole only on the broker that leads the catalog.
+    pub fn cluster_status(&self) -> ClusterStatus {
+        self.inner.cluster_status()
     }
 
     pub(crate) fn now(&self) -> TimestampMs {
         self.inner.now()
     }
 
-    pub(crate) fn journal(&self, id: JournalId) -> Result<&Journal, Error> {
+    pub(crate) fn journal(&self, id: JournalId) -> Result<Journal, Error> {
         self.inner.journal(id)
     }
 
-    pub(crate) async fn submit_unit(&self, journal: &Journal, unit: Unit) -> Result<Ticket, Error> {
-        journal.submit(unit).await.map_err(submit_error)
+    /// Hands a unit to a journal, wherever it is led.
+    pub(crate) async fn submit_unit(&self, journal: JournalId, unit: Unit) -> Result<Pending, Error> {
+        self.inner.submit(journal, unit).await
     }
 
-    /// Proposes a unit of one operation and waits for its outcome.
-    pub(crate) async fn propose(&self, journal: &Journal, unit: Unit) -> Result<Outcome, Error> {
-        let ticket = self.submit_unit(journal, unit).await?;
-        applied(ticket.await)
+    /// Proposes a unit of one operation, wherever its journal is led, and waits for its outcome.
+    pub(crate) async fn propose(&self, journal: JournalId, unit: Unit) -> Result<Outcome, Error> {
+        self.inner.propose(journal, unit).await
     }
 
     /// Ends intake, finishes what is under way, writes checkpoints and closes the log, all within `deadline`; then lets the data directory
@@ -183,7 +209,7 @@ impl Hub {
             for task in tasks {
                 task.join().await;
             }
-            for journal in inner.journals.values().chain([&inner.catalog]) {
+            for journal in inner.hosted.all().values().chain([&inner.catalog]) {
                 if let Err(error) = journal.checkpoint().await {
                     tracing::warn!(%error, "no checkpoint at shutdown; the next start replays more");
                 }
@@ -206,18 +232,34 @@ impl Inner {
     }
 
     /// A data journal or the catalog.
-    pub(crate) fn any_journal(&self, id: JournalId) -> Result<&Journal, Error> {
-        if id == JournalId::CATALOG { Ok(&self.catalog) } else { self.journal(id) }
+    pub(crate) fn any_journal(&self, id: JournalId) -> Result<Journal, Error> {
+        if id == JournalId::CATALOG { Ok(self.catalog.clone()) } else { self.journal(id) }
     }
 
-    pub(crate) fn journal(&self, id: JournalId) -> Result<&Journal, Error> {
-        self.journals.get(&id).ok_or_else(|| Error::internal(format!("journal {id} is not open on this broker")))
+    pub(crate) fn journal(&self, id: JournalId) -> Result<Journal, Error> {
+        self.hosted.get(id).ok_or_else(|| Error::unavailable(format!("this broker holds no replica of journal {id}")))
+    }
+
+    /// Notes when a journal fails, for [`Hub::failed`].
+    pub(crate) fn watch_failure(self: &Arc<Self>, journal: &Journal) {
+        let (mut failed, inner) = (journal.failed(), Arc::clone(self));
+        let watch = async move {
+            tokio::select! {
+                biased;
+                () = inner.stopping.cancelled() => {}
+                // An error means that the journal ended in order.
+                found = failed.wait_for(Option::is_some) => if let Ok(reason) = found {
+                    inner.journal_failed.send_replace(reason.clone());
+                },
+            }
+        };
+        self.tasks.lock().push(self.env.threads.task("failure", Box::pin(watch)));
     }
 }
 
 /// The single outcome of a unit of one operation, or why it was refused.
-pub(crate) fn applied(answer: Result<UnitOutcome, JournalError>) -> Result<Outcome, Error> {
-    match answer.map_err(submit_error)? {
+pub(crate) fn applied(answer: Result<UnitOutcome, Error>) -> Result<Outcome, Error> {
+    match answer? {
         UnitOutcome::Applied(outcomes) => {
             outcomes.first().cloned().ok_or_else(|| Error::internal("a unit without operations was applied"))
         }
@@ -225,12 +267,17 @@ pub(crate) fn applied(answer: Result<UnitOutcome, JournalError>) -> Result<Outco
     }
 }
 
+/// Waits for a ticket of a journal that is led here.
+pub(crate) async fn redeemed(ticket: Ticket) -> Result<Outcome, Error> {
+    applied(ticket.await.map_err(submit_error))
+}
+
 /// What a journal's refusal to take or finish a unit means to a caller.
 pub(crate) fn submit_error(error: JournalError) -> Error {
     let problem = error.to_string();
     match error {
         JournalError::Full { retry_after, .. } => Error::StorageFull { problem, retry_after },
-        JournalError::NotLeader { .. } => Error::NotLeader { problem },
+        JournalError::NotLeader { .. } => Error::NotLeader { problem, endpoint: None, retry_after: Duration::from_millis(100) },
         JournalError::Closed { .. } => Error::ShuttingDown,
         JournalError::TooLarge { bytes, limit, .. } => Error::TooLarge {
             field: "batches".to_owned(),
@@ -262,6 +309,12 @@ pub(crate) fn refused(refusal: Refusal) -> Error {
         Refusal::BindMismatch { .. } | Refusal::ObjectBound { .. } => Error::BindingMismatch { problem: text },
         Refusal::StaleOperator { given, current } => Error::OperatorFenced { given, current },
         Refusal::Invalid { field, problem } => Error::invalid(field, problem),
+        Refusal::UnknownBroker { .. }
+        | Refusal::BrokerIncarnation { .. }
+        | Refusal::BrokerNotActive { .. }
+        | Refusal::BrokerRetired { .. }
+        | Refusal::BrokerBusy { .. }
+        | Refusal::LastReplica { .. } => Error::invalid("broker", text),
         Refusal::NamedProducersFull { limit } => {
             Error::LimitExceeded { field: "name".to_owned(), limit: limit.into(), setting: "the number of producer names" }
         }

@@ -6,16 +6,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tidegate_env::Env;
+use tidegate_journal::Journal;
 use tidegate_journal::entry::{Operation, Unit};
-use tidegate_journal::raft::{Links, StartError};
-use tidegate_journal::{Journal, JournalParts, TailCache};
+use tidegate_journal::raft::{Beginning, Links, StartError};
 use tidegate_model::{BrokerId, HubId, JournalId};
 use tidegate_tier::keys::Keys;
 use tidegate_tier::{CacheSettings, ObjectStore, TierReader};
-use tidegate_wal::{JournalLog, Wal};
+use tidegate_wal::Wal;
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Hub, Inner, Routes, applied, fetch, producers, submit_error};
+use super::{Error, Hosted, Hub, Inner, Routes, fetch, producers, redeemed, submit_error};
+use crate::fleet::{self, Fleetwork, Forwarder, Network, Newcomer, Reports};
 use crate::identity::{self, Identity, IdentityError};
 use crate::metrics::Metrics;
 use crate::retention;
@@ -45,34 +46,41 @@ pub enum OpenError {
         /// Why.
         problem: String,
     },
+    /// The peers did not let this broker in.
+    #[error("the peers under hub.fleet.join do not let this broker in")]
+    Join(#[source] Error),
     /// The catalog did not take what the start had to write.
     #[error("the hub could not finish its start")]
     Start(#[source] Error),
 }
 
 impl Hub {
-    /// Opens a hub's broker: a fresh directory bootstraps a new hub (and marks its prefix of the store, which must be unused), any other goes
-    /// on where it ended. The object store is needed by the first only.
+    /// Opens the broker of a hub that has no other: see [`Hub::open_in`].
     pub async fn open(settings: HubSettings, limits: &Limits, env: &Env, store: Arc<dyn ObjectStore>) -> Result<Hub, OpenError> {
+        Hub::open_in(settings, limits, env, store, Network::none()).await
+    }
+
+    /// Opens a hub's broker. A fresh directory bootstraps a new hub (and marks its prefix of the store, which must be unused), or, where
+    /// `hub.fleet.join` names peers, comes into theirs and waits for them; any other goes on where it ended. The object store is needed by a
+    /// bootstrap only. A journal with other members is not waited for: it is led when a majority is there.
+    pub async fn open_in(
+        settings: HubSettings,
+        limits: &Limits,
+        env: &Env,
+        store: Arc<dyn ObjectStore>,
+        network: Network,
+    ) -> Result<Hub, OpenError> {
         settings.validate()?;
         let broker = BrokerId(settings.broker_id);
-        let (held, identity) = identify(&settings, env, &store).await?;
+        let (held, identity) = identify(&settings, env, &store, &network).await?;
         let (wal, mut recovered) = Wal::open(wal_settings(&settings), env).await?;
-        let mut starter = Starter {
-            settings: &settings,
-            env,
-            wal: wal.clone(),
-            cache: TailCache::new(settings.journal.tail_cache_bytes),
-            recovered: std::mem::take(&mut recovered.journals),
-        };
-        let catalog = starter.start(JournalId::CATALOG).await?;
-        if !identity.bootstrapped {
-            bootstrap(&catalog, &settings, &identity).await.map_err(OpenError::Start)?;
-        }
-        let ids: Vec<JournalId> = catalog.read_state(|state| state.catalog().journals().map(|(id, _)| id).collect());
+        let links = Links { hub: identity.hub_id, peers: network.transport.begin(identity.hub_id, broker) };
+        let recovered = std::mem::take(&mut recovered.journals);
+        let fleetwork = Fleetwork::new(&settings, env, wal.clone(), links, recovered, Arc::clone(&network.transport));
+        let catalog = start_catalog(&fleetwork, &settings, &identity).await?;
         let mut journals = BTreeMap::new();
-        for id in ids {
-            journals.insert(id, starter.start(id).await?);
+        for (id, replica, beginning) in assigned(&catalog, &identity) {
+            journals.insert(id, fleetwork.start_ready(id, replica, beginning).await?);
         }
         let reader = TierReader::new(Arc::clone(&store), cache_settings(&settings), env.clone())
             .map_err(|error| OpenError::Cache { path: settings.data_dir.join("cache"), problem: error.to_string() })?;
@@ -88,7 +96,12 @@ impl Hub {
             keys,
             wal,
             catalog,
-            journals,
+            hosted: Hosted::new(journals),
+            network,
+            fleetwork,
+            forwarder: Forwarder::default(),
+            reports: Reports::default(),
+            journal_failed: tokio::sync::watch::Sender::new(None),
             routes: Routes::default(),
             reader,
             manifests: fetch::ManifestCache::default(),
@@ -112,13 +125,18 @@ impl Hub {
     fn start_tasks(&self) {
         let inner = &self.inner;
         let threads = &inner.env.threads;
-        let mut tasks = inner.tasks.lock();
-        for id in inner.journals.keys().chain([&JournalId::CATALOG]) {
-            let tierer = Tierer::new(Arc::clone(inner), *id);
-            tasks.push(threads.task("tierer", Box::pin(tierer.run())));
+        for journal in inner.hosted.all().values().chain([&inner.catalog]) {
+            inner.watch_failure(journal);
+            let tierer = Tierer::new(Arc::clone(inner), journal.id());
+            inner.tasks.lock().push(threads.task("tierer", Box::pin(tierer.run())));
         }
+        let mut tasks = inner.tasks.lock();
         tasks.push(threads.task("retention", Box::pin(retention::run(self.clone()))));
         tasks.push(threads.task("routes", Box::pin(follow_catalog(Arc::clone(inner)))));
+        if !inner.is_alone() {
+            tasks.push(threads.task("fleet", Box::pin(fleet::keep(self.clone()))));
+            tasks.push(threads.task("placement", Box::pin(fleet::place(Arc::clone(inner)))));
+        }
     }
 }
 
@@ -140,6 +158,7 @@ async fn identify(
     settings: &HubSettings,
     env: &Env,
     store: &Arc<dyn ObjectStore>,
+    network: &Network,
 ) -> Result<(identity::Held, Identity), OpenError> {
     let broker = BrokerId(settings.broker_id);
     let directory = settings.data_dir.clone();
@@ -154,6 +173,10 @@ async fn identify(
     }
     let identity = match found {
         Some(identity) => identity,
+        None if !settings.fleet.join.is_empty() => {
+            let hub_id = fleet::hello(env, network, &settings.fleet.join).await.map_err(OpenError::Join)?;
+            write_identity(settings, env, Identity { hub_id, ..identity::mint(env, broker) }).await?
+        }
         None => {
             // An occupied prefix is refused before anything is written.
             if let Some(marker) = identity::marker(store, &keys_of(settings, HubId::default())?.marker()).await? {
@@ -162,6 +185,12 @@ async fn identify(
             write_identity(settings, env, identity::mint(env, broker)).await?
         }
     };
+    if !settings.fleet.join.is_empty() && !identity.bootstrapped {
+        let newcomer = Newcomer { identity: &identity, zone: &settings.fleet.zone, node: &settings.fleet.node };
+        let catalog_replica = fleet::join(env, network, &settings.fleet.join, newcomer).await.map_err(OpenError::Join)?;
+        let identity = Identity { catalog_replica, ..identity };
+        return Ok((held, write_identity(settings, env, identity).await?));
+    }
     let keys = keys_of(settings, identity.hub_id)?;
     if identity.takes_over.is_some() {
         tracing::warn!("a recovery was cut off before the object store's prefix was marked anew: that is done now");
@@ -201,7 +230,7 @@ async fn bootstrap(catalog: &Journal, settings: &HubSettings, identity: &Identit
         (fleet.broker(broker).is_some(), fleet.data_journals().count(), unplaced.collect::<Vec<_>>())
     });
     if !is_known {
-        let (addresses, zone, node) = (Vec::new(), String::new(), String::new());
+        let (addresses, zone, node) = (Vec::new(), settings.fleet.zone.clone(), settings.fleet.node.clone());
         propose(catalog, Operation::RegisterBroker { broker, incarnation, replaces: None, addresses, zone, node }).await?;
     }
     for journal in unplaced {
@@ -215,8 +244,7 @@ async fn bootstrap(catalog: &Journal, settings: &HubSettings, identity: &Identit
 }
 
 async fn propose(journal: &Journal, operation: Operation) -> Result<(), Error> {
-    let ticket = journal.submit(Unit::of(operation)).await.map_err(submit_error)?;
-    applied(ticket.await).map(|_| ())
+    redeemed(journal.submit(Unit::of(operation)).await.map_err(submit_error)?).await.map(|_| ())
 }
 
 async fn finish_bootstrap(settings: &HubSettings, env: &Env, identity: Identity) -> Result<Identity, OpenError> {
@@ -226,29 +254,36 @@ async fn finish_bootstrap(settings: &HubSettings, env: &Env, identity: Identity)
     Ok(write_identity(settings, env, Identity { bootstrapped: true, ..identity }).await?)
 }
 
-/// Starts journals over one log and one cache.
-struct Starter<'a> {
-    settings: &'a HubSettings,
-    env: &'a Env,
-    wal: Wal,
-    cache: TailCache,
-    recovered: BTreeMap<JournalId, JournalLog>,
+/// Starts the catalog. One that is new, or alone, is waited for; so is the first sight of a hub that this broker came into.
+async fn start_catalog(fleetwork: &Fleetwork, settings: &HubSettings, identity: &Identity) -> Result<Journal, OpenError> {
+    let replica = identity.replica();
+    let beginning = match (identity.catalog_replica, identity.bootstrapped) {
+        (0, _) => Beginning::Bootstrap { voters: [replica].into() },
+        (_, false) => Beginning::Join,
+        (_, true) => Beginning::Restart,
+    };
+    let catalog = fleetwork.start_ready(JournalId::CATALOG, replica, beginning).await?;
+    if identity.bootstrapped {
+        return Ok(catalog);
+    }
+    if identity.catalog_replica == 0 {
+        bootstrap(&catalog, settings, identity).await.map_err(OpenError::Start)?;
+        return Ok(catalog);
+    }
+    let mut changes = catalog.catalog_changes();
+    while catalog.read_state(|state| state.catalog().fleet().broker(identity.broker_id).is_none()) {
+        changes.changed().await.map_err(|_| OpenError::Start(Error::ShuttingDown))?;
+    }
+    Ok(catalog)
 }
 
-impl Starter<'_> {
-    /// Starts a journal and waits until its state shows all that was acknowledged before.
-    async fn start(&mut self, id: JournalId) -> Result<Journal, OpenError> {
-        let parts = JournalParts {
-            wal: self.wal.clone(),
-            cache: self.cache.clone(),
-            checkpoint_dir: self.settings.data_dir.join("checkpoints").join(id.to_string()),
-            env: self.env.clone(),
-            links: Links::none(),
-        };
-        let journal = Journal::start(id, journal_settings(self.settings), self.recovered.remove(&id), parts).await?;
-        journal.ensure_ready().await.map_err(|error| OpenError::Start(submit_error(error)))?;
-        Ok(journal)
-    }
+/// The data journals that this volume holds, as far as its catalog knows, and how each begins if there is nothing of it yet.
+fn assigned(catalog: &Journal, identity: &Identity) -> Vec<(JournalId, u64, Beginning)> {
+    catalog.read_state(|state| {
+        let fleet = state.catalog().fleet();
+        let mine = fleet.replicas_on(identity.broker_id, identity.incarnation).filter(|(id, _)| *id != JournalId::CATALOG);
+        mine.map(|(id, replica)| (id, replica.id, fleet::beginning(fleet, id, replica.id))).collect()
+    })
 }
 
 pub(crate) fn wal_settings(settings: &HubSettings) -> tidegate_wal::Settings {
@@ -261,17 +296,17 @@ pub(crate) fn wal_settings(settings: &HubSettings) -> tidegate_wal::Settings {
     }
 }
 
-fn journal_settings(settings: &HubSettings) -> tidegate_journal::JournalSettings {
+pub(crate) fn journal_settings(settings: &HubSettings, replica: u64) -> tidegate_journal::JournalSettings {
     tidegate_journal::JournalSettings {
         data_bytes: u32::try_from(settings.journal.in_flight_bytes).unwrap_or(u32::MAX),
         checkpoint_bytes: settings.journal.checkpoint_bytes,
-        ..tidegate_journal::JournalSettings::fitting(u64::from(settings.broker_id), wal_settings(settings).max_payload_bytes())
+        ..tidegate_journal::JournalSettings::fitting(replica, wal_settings(settings).max_payload_bytes())
     }
 }
 
 /// Bytes of batches that one append may have.
 pub(crate) fn unit_bytes(settings: &HubSettings) -> usize {
-    journal_settings(settings).unit_bytes
+    journal_settings(settings, 0).unit_bytes
 }
 
 fn cache_settings(settings: &HubSettings) -> CacheSettings {

@@ -3,7 +3,7 @@
 
 use parking_lot::Mutex;
 use tidegate_journal::entry::{Operation, Outcome, Unit};
-use tidegate_model::{ProducerEpoch, ProducerId};
+use tidegate_model::{JournalId, ProducerEpoch, ProducerId};
 
 use super::{Error, Hub, ProducerIdentity};
 
@@ -89,7 +89,7 @@ impl Hub {
                 return Ok(ProducerIdentity { id: id_of(number, window), epoch: ProducerEpoch(0), window });
             }
             let unit = Unit::of(Operation::AllocateProducerIds { count: BLOCK });
-            match self.propose(&self.inner.catalog, unit).await? {
+            match self.propose(JournalId::CATALOG, unit).await? {
                 Outcome::ProducerIds { first, count } => {
                     *self.inner.producers.free.lock() = (first.0, first.0 + i64::from(count));
                 }
@@ -103,7 +103,7 @@ impl Hub {
     async fn named(&self, name: String) -> Result<ProducerIdentity, Error> {
         let window = MOST_WINDOW;
         let unit = Unit::of(Operation::InitNamedProducer { name, window, expire_ms: NAME_EXPIRE_MS });
-        match self.propose(&self.inner.catalog, unit).await? {
+        match self.propose(JournalId::CATALOG, unit).await? {
             Outcome::NamedProducer { id, epoch, .. } => Ok(ProducerIdentity { id: id_of(id.0, window), epoch, window }),
             other => Err(Error::internal(format!("an init of a named producer came to {other:?}"))),
         }

@@ -60,7 +60,7 @@ impl Hub {
             wal_budget_bytes: wal.budget_bytes,
             tier_unavailable: tier_problem.is_some(),
             tier_problem,
-            tiering_lag_ms: self.inner.journals.values().map(|journal| lag(oldest(journal), now)).max().unwrap_or(0),
+            tiering_lag_ms: self.inner.hosted.all().values().map(|journal| lag(oldest(journal), now)).max().unwrap_or(0),
             appended_bytes: metrics.appended.get(),
             fetched_bytes: fetched("tail") + fetched("tier"),
             connections: u32::try_from(metrics.connections.get()).unwrap_or(0),
@@ -124,14 +124,15 @@ impl Hub {
                 keys.len() as u64
             })
         };
-        self.inner.journals.values().map(count).sum()
+        self.inner.hosted.all().values().map(count).sum()
     }
 
     /// Sets the gauges from the present state and answers all numbers as text.
     pub fn metrics_text(&self) -> String {
         let statistics = self.statistics();
         let view = self.inner.routes.view();
-        let journals = self.inner.journals.iter().chain([(&JournalId::CATALOG, &self.inner.catalog)]);
+        let hosted = self.inner.hosted.all();
+        let journals = hosted.iter().chain([(&JournalId::CATALOG, &self.inner.catalog)]);
         let readings = Readings {
             wal_used_bytes: statistics.wal_used_bytes,
             wal_budget_bytes: statistics.wal_budget_bytes,

@@ -4,12 +4,15 @@
 use tidegate_env::bugs::{self, Bug};
 use tidegate_journal::entry::{BoundObject, Management, Operation, Outcome, Precondition, ProducerLimits, TopicConfig, Unit};
 use tidegate_journal::state::Changes;
-use tidegate_model::{Offset, TimestampMs, TopicName, TopicSettings, TopicUid};
+use tidegate_model::{JournalId, Offset, TimestampMs, TopicName, TopicSettings, TopicUid};
 use tokio::sync::watch;
 
 use super::routes::{self, Topic};
 use super::types::{PartitionNumbers, TopicDescription};
 use super::{Error, Hub};
+
+/// How long a change may take to come to the broker that asked for it.
+const FOLLOW: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Who asks for a change of a topic.
 #[derive(Clone, Debug, PartialEq)]
@@ -260,9 +263,30 @@ impl Hub {
     }
 
     async fn catalog_unit(&self, unit: Unit) -> Result<Outcome, Error> {
-        let outcome = self.propose(&self.inner.catalog, unit).await?;
+        let outcome = self.propose(JournalId::CATALOG, unit).await?;
+        if let Outcome::Topic { revision, .. } = outcome {
+            self.follow_to(revision).await?;
+        }
         self.inner.catalog.read_state(|state| self.inner.routes.refresh(state.catalog()));
         Ok(outcome)
+    }
+
+    /// Waits until this broker's catalog shows a change that was made, maybe on another broker.
+    async fn follow_to(&self, revision: u64) -> Result<(), Error> {
+        let catalog = &self.inner.catalog;
+        let mut changes = catalog.catalog_changes();
+        let deadline = self.inner.env.clock.sleep(FOLLOW);
+        tokio::pin!(deadline);
+        while catalog.read_state(|state| state.catalog().revision()) < revision {
+            tokio::select! {
+                biased;
+                changed = changes.changed() => changed.map_err(|_| Error::ShuttingDown)?,
+                () = &mut deadline => {
+                    return Err(Error::unavailable("the change was made, but this broker does not show it yet"));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Opens what a change of a topic added, and describes the topic.
@@ -274,7 +298,7 @@ impl Hub {
         self.topic_described(uid)
     }
 
-    /// Opens the partitions that the catalog has and their journals have not: of one topic, or of all.
+    /// Opens the partitions that the catalog has and their journals have not: of one topic wherever they are, or of all journals that are led here.
     pub(crate) async fn open_partitions(&self, only: Option<TopicUid>) -> Result<(), Error> {
         let homes: Vec<_> = self.inner.catalog.read_state(|state| {
             let topics = state.catalog().topics().filter(|topic| only.is_none_or(|uid| topic.uid == uid));
@@ -285,8 +309,15 @@ impl Hub {
         let mut waiting = Vec::new();
         for (topic, number, home) in homes {
             let at = tidegate_model::TopicPartition { topic, partition: tidegate_model::PartitionId(number) };
-            let journal = self.journal(home.journal)?;
-            let open = journal.read_state(|state| state.partition(at).is_some_and(|open| open.generation() >= home.generation));
+            // What is held elsewhere is opened again: that changes nothing.
+            let hosted = self.journal(home.journal);
+            let led = hosted.as_ref().is_ok_and(|journal| journal.leadership().borrow().is_self);
+            if only.is_none() && !led && !self.inner.is_alone() {
+                continue;
+            }
+            let open = hosted.is_ok_and(|journal| {
+                journal.read_state(|state| state.partition(at).is_some_and(|open| open.generation() >= home.generation))
+            });
             if !open {
                 let operation = Operation::OpenPartition {
                     at,
@@ -295,7 +326,7 @@ impl Hub {
                     first_epoch: tidegate_model::LeaderEpoch(0),
                     limits: ProducerLimits::default(),
                 };
-                waiting.push(self.submit_unit(journal, Unit::of(operation)).await?);
+                waiting.push(self.submit_unit(home.journal, Unit::of(operation)).await?);
             }
         }
         for ticket in waiting {

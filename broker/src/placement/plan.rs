@@ -76,7 +76,11 @@ impl Planner<'_> {
         let ideal = self.target(id, &good, led, factor);
         let is_wanted = |replica: &Replica| id == JournalId::CATALOG || ideal.contains(&replica.id);
         let is_member = |replica: &Replica| led.voters.contains(&replica.id) || led.learners.contains(&replica.id);
-        let outside = good.iter().filter(|replica| is_wanted(replica) && !is_member(replica) && view.is_alive(replica.broker));
+        let outside = good.iter().filter(|replica| {
+            // A newcomer is not heard before it has the catalog.
+            let can_learn = id == JournalId::CATALOG || view.is_alive(replica.broker);
+            is_wanted(replica) && !is_member(replica) && can_learn
+        });
         let outside: Vec<Step> = outside.map(|replica| Step::AddLearner { journal: id, replica: replica.id }).collect();
         if !outside.is_empty() {
             self.steps.extend(outside);

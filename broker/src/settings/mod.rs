@@ -132,6 +132,28 @@ pub struct HubSettings {
     pub process_id: u32,
     /// Partitions of all topics together, 1 to 100000. Default 10000.
     pub max_partitions: u32,
+    /// This broker among others.
+    pub fleet: FleetSettings,
+}
+
+/// A broker among others.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FleetSettings {
+    /// Addresses for peers (`host:port`) of brokers of the hub that an empty volume comes into. Default none: it bootstraps a hub of its own.
+    pub join: Vec<String>,
+    /// The zone this broker runs in, to spread replicas over. Default empty: unknown.
+    pub zone: String,
+    /// The node this broker runs on, to spread replicas over. Default empty: unknown.
+    pub node: String,
+    /// A broker that was silent for so long is lost: its replicas are rebuilt elsewhere, if there is where. In milliseconds, 5 s to 7 days. Default 5 min.
+    pub lost_after_ms: Milliseconds,
+}
+
+impl Default for FleetSettings {
+    fn default() -> Self {
+        FleetSettings { join: Vec::new(), zone: String::new(), node: String::new(), lost_after_ms: 5 * 60 * 1000 }
+    }
 }
 
 impl Default for HubSettings {
@@ -151,6 +173,7 @@ impl Default for HubSettings {
             retention_grace_ms: 60_000,
             process_id: 0,
             max_partitions: 10_000,
+            fleet: FleetSettings::default(),
         }
     }
 }
@@ -298,6 +321,10 @@ impl HubSettings {
         within("hub.object_grace_ms", self.object_grace_ms, 0, 7 * 24 * 60 * 60 * 1000)?;
         within("hub.offsets_retention_ms", self.offsets_retention_ms, 60_000, u64::MAX / 2)?;
         within("hub.retention_grace_ms", self.retention_grace_ms, 0, 30 * 24 * 60 * 60 * 1000)?;
+        within("hub.fleet.lost_after_ms", self.fleet.lost_after_ms, 5_000, 7 * 24 * 60 * 60 * 1000)?;
+        if let Some(address) = self.fleet.join.iter().find(|address| !address.contains(':')) {
+            return Err(SettingError::new("hub.fleet.join", format!("`{address}` is not `host:port`")));
+        }
         within("hub.max_partitions", self.max_partitions, 1, 100_000)
     }
 }

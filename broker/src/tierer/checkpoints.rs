@@ -15,7 +15,7 @@ use tidegate_model::{JournalId, TimestampMs};
 use tidegate_tier::{PutMode, checkpoint};
 
 use super::{TierError, Tierer};
-use crate::hub::{Inner, applied, submit_error};
+use crate::hub::{Inner, redeemed, submit_error};
 
 /// Newest checkpoints that are kept.
 const KEPT: usize = 2;
@@ -55,7 +55,7 @@ impl Tierer {
                 return Ok(());
             }
         }
-        let uploaded = upload(&self.hub, self.journal()?, self.id).await?;
+        let uploaded = upload(&self.hub, &self.journal()?, self.id).await?;
         *self.checkpoints.lock() =
             Progress { last: Some(now), seen: uploaded.index, content: Some(uploaded.content), condemned: uploaded.condemned };
         self.abandon_old_checkpoints().await
@@ -82,7 +82,7 @@ impl Tierer {
 
 /// Uploads checkpoints of all journals now, so that a recovery finds the hub as it is at this moment (apart from what is not tiered).
 pub(crate) async fn upload_all(hub: &Inner) -> Result<(), TierError> {
-    for (id, journal) in hub.journals.iter().chain([(&JournalId::CATALOG, &hub.catalog)]) {
+    for (id, journal) in hub.hosted.all().iter().chain([(&JournalId::CATALOG, &hub.catalog)]) {
         upload(hub, journal, *id).await?;
     }
     Ok(())
@@ -124,7 +124,7 @@ async fn upload(hub: &Inner, journal: &Journal, id: JournalId) -> Result<Uploade
     let bytes = Bytes::from(envelope.encode().map_err(|error| TierError::Wrong(error.to_string()))?);
     let key: ObjectKey = Arc::from(hub.keys.checkpoint(id, index, hub.env.random.uuid()).as_str());
     let intent = journal.submit(Unit::of(Operation::Intend { key: Arc::clone(&key) })).await.map_err(submit_error)?;
-    applied(intent.await)?;
+    redeemed(intent).await?;
     let put = hub.store.put(&key, vec![bytes], PutMode::CreateOnly).await?;
     hub.store.verify(&key, put).await?;
     Ok(Uploaded { index, content: state.content, condemned: state.condemned })

@@ -21,7 +21,7 @@ use tidegate_journal::entry::{ObjectKey, Operation, Outcome, Unit};
 use tidegate_model::{JournalId, TimestampMs};
 use tidegate_tier::StoreError;
 
-use crate::hub::{Error, Inner, applied, submit_error};
+use crate::hub::{Error, Inner, redeemed, submit_error};
 use crate::identity;
 
 pub(crate) use checkpoints::upload_all;
@@ -174,7 +174,7 @@ impl Tierer {
         }
     }
 
-    fn journal(&self) -> Result<&Journal, Error> {
+    fn journal(&self) -> Result<Journal, Error> {
         self.hub.any_journal(self.id)
     }
 
@@ -189,7 +189,7 @@ impl Tierer {
 
     async fn propose(&self, operation: Operation) -> Result<Outcome, Error> {
         let ticket = self.journal()?.submit(Unit::of(operation)).await.map_err(submit_error)?;
-        applied(ticket.await)
+        redeemed(ticket).await
     }
 
     fn now(&self) -> TimestampMs {

@@ -230,6 +230,28 @@ impl EntryPayload {
         slices
     }
 
+    /// The units in the order of application, as they were before they were encoded. Batches are shared.
+    pub fn to_units(&self) -> Vec<Unit> {
+        let mut units = Vec::with_capacity(self.units());
+        for piece in &self.pieces {
+            match piece {
+                Piece::Unit { unit, .. } => units.push(unit.clone()),
+                Piece::Run(run) => {
+                    let mut position = run.position;
+                    for length in &run.lengths {
+                        let batch = match self.slice(position..position + length).as_slice() {
+                            [only] => only.clone(),
+                            several => several.concat().into(),
+                        };
+                        units.push(Unit::of(Operation::Append { at: run.at, batch, window: run.window }));
+                        position += length;
+                    }
+                }
+            }
+        }
+        units
+    }
+
     /// Walks the batches from the first on.
     pub(crate) fn bodies(&self) -> Bodies<'_> {
         Bodies::new(&self.chunks, FIXED_BYTES + self.meta_bytes)

@@ -134,6 +134,9 @@ fn every_operation_reads_back_and_batches_of_a_partition_lie_together() {
     assert_eq!(unit.operations, every_operation());
     let read = EntryPayload::decode(payload.to_bytes()).unwrap();
     assert_eq!((read.pieces(), read.time(), read.units()), (payload.pieces(), payload.time(), 5));
+    let units = golden_entry().units;
+    let expected: Vec<Unit> = order.iter().map(|index| units[*index as usize].clone()).collect();
+    assert_eq!((payload.to_units(), read.to_units()), (expected.clone(), expected));
     assert_eq!(payload.bytes(), payload.to_bytes().len());
 }
 

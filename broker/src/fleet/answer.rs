@@ -1,0 +1,111 @@
+//! Answering other brokers' questions.
+
+use std::sync::Arc;
+
+use tidegate_journal::entry::{Operation, Outcome, Unit};
+use tidegate_model::{BrokerId, JournalId};
+use tidegate_proto::internal::v1 as wired;
+use tidegate_proto::internal::v1::answer::Told;
+use tidegate_proto::internal::v1::request::Ask;
+
+use super::{Pending, wire};
+use crate::hub::{Error, Hub, Inner, applied, submit_error};
+
+impl Hub {
+    /// Answers another broker. Never asks a third one, but for the registration of a newcomer.
+    pub async fn answer(&self, request: wired::Request) -> wired::Answer {
+        let told = match self.fits(&request) {
+            Ok(()) => match request.ask {
+                Some(ask) => self.inner.answer_ask(ask).await,
+                None => Err(Error::invalid("ask", "has nothing set that this build knows: run one version on all brokers")),
+            },
+            Err(error) => Err(error),
+        };
+        wired::Answer { told: Some(told.unwrap_or_else(|error| Told::Error(wire::error_out(error)))) }
+    }
+
+    /// A broker of another hub gets no answer but to a Hello.
+    fn fits(&self, request: &wired::Request) -> Result<(), Error> {
+        let ours = self.inner.hub_id.0;
+        let is_hello = matches!(request.ask, Some(Ask::Hello(_))) && request.hub_id.is_empty();
+        if is_hello || request.hub_id.as_ref() == ours.as_bytes() {
+            return Ok(());
+        }
+        Err(Error::invalid("hub_id", format!("is not {ours}: this broker belongs to another hub; set the right peers")))
+    }
+}
+
+impl Inner {
+    pub(crate) async fn answer_ask(self: &Arc<Self>, ask: Ask) -> Result<Told, Error> {
+        match ask {
+            Ask::Hello(_) => Ok(Told::Welcome(wired::Welcome { hub_id: wire::uuid_out(self.hub_id.0) })),
+            Ask::Join(join) => self.let_in(join).await.map(Told::Joined),
+            Ask::Submit(submit) => self.take(submit).await.map(Told::Submitted),
+            Ask::Report(report) => self.hear(report).map(Told::Heard),
+            Ask::Change(change) => self.change_members(change).await.map(Told::Changed),
+            Ask::Read(_) => Err(Error::unavailable("reads between brokers are not there yet")),
+        }
+    }
+
+    /// Submits units to a journal that is led here.
+    async fn take(self: &Arc<Self>, submit: wired::Submit) -> Result<wired::Submitted, Error> {
+        let id = JournalId(submit.journal);
+        let journal = self.any_journal(id).map_err(|_| self.not_leader(id))?;
+        if !journal.leadership().borrow().is_self {
+            return Err(self.not_leader(id));
+        }
+        if self.intake.is_cancelled() {
+            return Err(Error::ShuttingDown);
+        }
+        let mut pending = Vec::with_capacity(submit.units.len());
+        for unit in submit.units {
+            pending.push(match wire::unit_in(unit) {
+                Ok(unit) => journal.submit(unit).await.map(Pending::Here).map_err(submit_error),
+                Err(error) => Err(error),
+            });
+        }
+        let mut results = Vec::with_capacity(pending.len());
+        for pending in pending {
+            let result = match pending {
+                Ok(pending) => pending.await,
+                Err(error) => Err(error),
+            };
+            results.push(wire::result_out(result));
+        }
+        Ok(wired::Submitted { results })
+    }
+
+    /// Registers a broker and gives it a replica of the catalog, wherever the catalog is led.
+    async fn let_in(self: &Arc<Self>, join: wired::Join) -> Result<wired::Joined, Error> {
+        let (broker, incarnation) = (BrokerId(join.broker), wire::uuid_in("incarnation", &join.incarnation)?);
+        let addresses = join.addresses.into_iter().collect();
+        let register =
+            Operation::RegisterBroker { broker, incarnation, replaces: None, addresses, zone: join.zone, node: join.node };
+        self.propose(JournalId::CATALOG, Unit::of(register)).await?;
+        let add = Operation::AddReplica { journal: JournalId::CATALOG, broker, incarnation };
+        match self.propose(JournalId::CATALOG, Unit::of(add)).await? {
+            Outcome::Replica { id } => Ok(wired::Joined { catalog_replica: id }),
+            other => Err(Error::internal(format!("a new replica came to {other:?}"))),
+        }
+    }
+
+    /// Hands a unit to its journal: here if it is led here, else to whoever leads it.
+    pub(crate) async fn submit(self: &Arc<Self>, id: JournalId, unit: Unit) -> Result<Pending, Error> {
+        if let Ok(journal) = self.any_journal(id)
+            && (journal.leadership().borrow().is_self || self.is_alone())
+        {
+            return journal.submit(unit).await.map(Pending::Here).map_err(submit_error);
+        }
+        self.forwarder.submit(self, id, unit).await
+    }
+
+    /// Proposes a unit of one operation, wherever its journal is led, and waits for its outcome.
+    pub(crate) async fn propose(self: &Arc<Self>, id: JournalId, unit: Unit) -> Result<Outcome, Error> {
+        applied(self.submit(id, unit).await?.await)
+    }
+
+    /// Nobody else is known who could lead anything.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.network.advertised.is_empty()
+    }
+}

@@ -1,0 +1,236 @@
+//! Keeps this broker at what the catalog says: opens the journals that it shall hold, lets those go that it shall not, says where others are,
+//! reports to the catalog's leader, and, where it is that leader, carries placement out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tidegate_env::Env;
+use tidegate_journal::entry::{Operation, Unit};
+use tidegate_journal::raft::{Beginning, Links};
+use tidegate_journal::state::Fleet;
+use tidegate_journal::{Journal, JournalParts, TailCache};
+use tidegate_model::{BrokerId, JournalId};
+use tidegate_proto::internal::v1::answer::Told;
+use tidegate_proto::internal::v1::request::Ask;
+use tidegate_wal::{JournalLog, Wal};
+
+use super::placer::Placer;
+use super::reports::{Meter, report};
+use super::{PEER, Transport};
+use crate::hub::{Hub, Inner, OpenError, journal_settings, submit_error};
+use crate::settings::HubSettings;
+use crate::tierer::Tierer;
+
+/// Between two reports.
+const REPORT_MS: u64 = 500;
+/// The longest that a report may take.
+const REPORT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// What journals are started from.
+pub(crate) struct Fleetwork {
+    settings: HubSettings,
+    env: Env,
+    wal: Wal,
+    cache: TailCache,
+    links: Links,
+    transport: Arc<dyn Transport>,
+    /// What the write-ahead log held of journals that are not open yet.
+    recovered: Mutex<BTreeMap<JournalId, JournalLog>>,
+}
+
+impl Fleetwork {
+    pub(crate) fn new(
+        settings: &HubSettings,
+        env: &Env,
+        wal: Wal,
+        links: Links,
+        recovered: BTreeMap<JournalId, JournalLog>,
+        transport: Arc<dyn Transport>,
+    ) -> Fleetwork {
+        let cache = TailCache::new(settings.journal.tail_cache_bytes);
+        let recovered = Mutex::new(recovered);
+        Fleetwork { settings: settings.clone(), env: env.clone(), wal, cache, links, transport, recovered }
+    }
+
+    /// Starts this broker's replica of a journal.
+    pub(crate) async fn start(&self, id: JournalId, replica: u64, beginning: Beginning) -> Result<Journal, OpenError> {
+        let parts = JournalParts {
+            wal: self.wal.clone(),
+            cache: self.cache.clone(),
+            checkpoint_dir: self.settings.data_dir.join("checkpoints").join(id.to_string()),
+            env: self.env.clone(),
+            links: self.links.clone(),
+        };
+        let recovered = self.recovered.lock().remove(&id);
+        let journal = Journal::start_as(id, journal_settings(&self.settings, replica), beginning, recovered, parts).await?;
+        self.transport.register(&journal);
+        Ok(journal)
+    }
+
+    /// Starts a replica and, if it is alone, waits until its state shows all that was acknowledged before.
+    pub(crate) async fn start_ready(&self, id: JournalId, replica: u64, beginning: Beginning) -> Result<Journal, OpenError> {
+        let journal = self.start(id, replica, beginning).await?;
+        let members = journal.members();
+        if members.learners.is_empty() && members.voters.iter().eq([&replica]) {
+            journal.ensure_ready().await.map_err(|error| OpenError::Start(submit_error(error)))?;
+        }
+        Ok(journal)
+    }
+}
+
+/// What a replica does that finds nothing of its journal on its volume.
+pub(crate) fn beginning(fleet: &Fleet, id: JournalId, replica: u64) -> Beginning {
+    let is_first = fleet.journal(id).is_some_and(|info| info.founder == replica && info.replicas.len() == 1);
+    if is_first { Beginning::Bootstrap { voters: [replica].into() } } else { Beginning::Join }
+}
+
+impl Inner {
+    fn locate_all(&self) {
+        let addresses: Vec<(BrokerId, String)> = self.catalog.read_state(|state| {
+            let brokers = state.catalog().fleet().brokers().filter(|(id, _)| *id != self.broker);
+            brokers.filter_map(|(id, broker)| Some((id, broker.address(PEER)?.to_owned()))).collect()
+        });
+        for (broker, address) in addresses {
+            self.network.transport.locate(broker, &address);
+        }
+    }
+
+    /// Opens what is missing, closes what is not wanted.
+    async fn host(self: &Arc<Self>, ended: &mut BTreeMap<JournalId, u64>) {
+        self.locate_all();
+        let wanted: BTreeMap<JournalId, (u64, Beginning)> = self.catalog.read_state(|state| {
+            let fleet = state.catalog().fleet();
+            let mine = fleet.replicas_on(self.broker, self.incarnation).filter(|(id, _)| *id != JournalId::CATALOG);
+            mine.map(|(id, replica)| (id, (replica.id, beginning(fleet, id, replica.id)))).collect()
+        });
+        let hosted = self.hosted.all();
+        for (id, journal) in
+            hosted.iter().filter(|(id, journal)| wanted.get(id).is_none_or(|(replica, _)| *replica != journal.replica()))
+        {
+            tracing::info!(journal = id.0, replica = journal.replica(), "this broker's replica went elsewhere: it is closed");
+            self.hosted.remove(*id);
+            self.network.transport.unregister(*id);
+            ended.insert(*id, journal.replica());
+            journal.shutdown().await;
+        }
+        for (id, (replica, beginning)) in wanted.into_iter().filter(|(id, _)| self.hosted.get(*id).is_none()) {
+            if ended.contains_key(&id) {
+                // What the log holds of the earlier replica is read at a start only.
+                continue;
+            }
+            match self.fleetwork.start(id, replica, beginning).await {
+                Ok(journal) => self.serve_journal(journal),
+                Err(error) => {
+                    ended.insert(id, replica);
+                    tracing::error!(journal = id.0, replica, %error, "this broker's replica cannot be opened and takes no part");
+                }
+            }
+        }
+    }
+
+    /// Makes an open journal part of the hub.
+    pub(crate) fn serve_journal(self: &Arc<Self>, journal: Journal) {
+        let id = journal.id();
+        tracing::info!(journal = id.0, replica = journal.replica(), "this broker holds a replica");
+        self.watch_failure(&journal);
+        self.hosted.insert(journal);
+        let tierer = Tierer::new(Arc::clone(self), id);
+        self.tasks.lock().push(self.env.threads.task("tierer", Box::pin(tierer.run())));
+    }
+
+    /// Registers anew if the catalog has this broker at other addresses than its own, or elsewhere.
+    async fn announce(self: &Arc<Self>) {
+        let (zone, node) = (self.settings.fleet.zone.clone(), self.settings.fleet.node.clone());
+        let mut addresses = self.network.advertised.clone();
+        addresses.sort();
+        let is_known = self.catalog.read_state(|state| {
+            let known = state.catalog().fleet().broker(self.broker);
+            known.is_some_and(|known| (&known.addresses, &known.zone, &known.node) == (&addresses, &zone, &node))
+        });
+        if is_known {
+            return;
+        }
+        let (broker, incarnation) = (self.broker, self.incarnation);
+        let register = Operation::RegisterBroker { broker, incarnation, replaces: None, addresses, zone, node };
+        if let Err(error) = self.propose(JournalId::CATALOG, Unit::of(register)).await {
+            tracing::warn!(%error, "this broker's addresses could not be registered and will be again");
+        }
+    }
+
+    /// Tells the catalog's leader how it is here.
+    async fn tell(self: &Arc<Self>, meter: &mut Meter) {
+        let told = report(self, meter);
+        let own = told.led.iter().map(|led| (JournalId(led.journal), led.term, self.broker));
+        self.reports.learn(own.collect::<Vec<_>>());
+        let heard = match self.leader_of(JournalId::CATALOG) {
+            None => return,
+            Some(leader) if leader == self.broker => self.hear(told),
+            Some(leader) => {
+                let Some(address) = self.address(leader, PEER) else { return };
+                match self.ask(&address, Ask::Report(told), REPORT_DEADLINE).await {
+                    Ok(Ok(Told::Heard(heard))) => Ok(heard),
+                    Ok(Ok(other)) => Err(crate::hub::Error::internal(format!("a report was answered by {other:?}"))),
+                    Ok(Err(error)) => Err(error),
+                    Err(error) => Err(crate::hub::Error::unavailable(error)),
+                }
+            }
+        };
+        match heard {
+            Ok(heard) => {
+                let leaders =
+                    heard.leaders.iter().map(|leader| (JournalId(leader.journal), leader.term, BrokerId(leader.broker)));
+                self.reports.learn(leaders.collect::<Vec<_>>());
+            }
+            Err(error) => tracing::debug!(%error, "the catalog's leader took no report"),
+        }
+    }
+}
+
+/// Runs until the hub stops.
+pub(crate) async fn keep(hub: Hub) {
+    let inner = Arc::clone(&hub.inner);
+    let mut changes = inner.catalog.catalog_changes();
+    let mut meter = Meter::default();
+    let mut ended = BTreeMap::new();
+    changes.mark_changed();
+    loop {
+        let beat = Duration::from_millis(REPORT_MS / 2 + inner.env.random.below(REPORT_MS));
+        tokio::select! {
+            biased;
+            () = inner.stopping.cancelled() => return,
+            changed = changes.changed() => match changed {
+                Ok(()) => inner.host(&mut ended).await,
+                Err(_) => return,
+            },
+            () = inner.env.clock.sleep(beat) => {}
+        }
+        tokio::select! {
+            biased;
+            () = inner.stopping.cancelled() => return,
+            () = async {
+                inner.tell(&mut meter).await;
+                inner.announce().await;
+                if let Err(error) = hub.open_partitions(None).await {
+                    tracing::debug!(%error, "partitions could not be opened yet");
+                }
+            } => {}
+        }
+    }
+}
+
+/// Places until the hub stops.
+pub(crate) async fn place(inner: Arc<Inner>) {
+    let mut placer = Placer::new(Arc::clone(&inner));
+    loop {
+        tokio::select! {
+            biased;
+            () = inner.stopping.cancelled() => return,
+            () = async {
+                inner.env.clock.sleep(Duration::from_millis(REPORT_MS)).await;
+                placer.round().await;
+            } => {}
+        }
+    }
+}

@@ -102,8 +102,7 @@ expect "events" "$(count kept)" "$kept"
 step "the definitions are deleted, with all hubs and topics, and installed again"
 id=$(field hub/good .status.hubId "${in_faults[@]}")
 no_definitions
-no_broker() { [ -z "$(namespaced get pod -o name)" ]; }
-within 90 "the brokers' end" no_broker
+# Whether the brokers end now, or go on until the definitions are back, is up to the cluster's garbage collector: it may no longer know what a Hub was.
 expect "the hub whose data the volume claim holds" "$(field pvc/good-broker-1 '.metadata.labels.tidegate\.dev/hub-id' "${in_faults[@]}")" "$id"
 kube apply -f charts/tidegate/crds >/dev/null
 kube wait crd hubs.tidegate.dev topics.tidegate.dev --for condition=Established --timeout 30s >/dev/null
@@ -118,7 +117,7 @@ metadata: {name: kept, namespace: faults}
 spec: {hubRef: {name: good}, partitions: 2}
 YAML
 within 90 "the hub to be ready again" ready good
-namespaced wait topic kept --for condition=Ready --timeout 60s
+namespaced wait topic kept --for condition=Ready --timeout 90s
 at_hub good faults
 expect "events" "$(count kept)" "$kept"
 

@@ -7,6 +7,7 @@
 mod consuming;
 mod fate;
 mod life;
+pub mod log;
 mod panics;
 mod producing;
 mod records;
@@ -46,6 +47,8 @@ pub struct Report {
     pub read: u64,
     /// Lives that ended by a power cut.
     pub power_cuts: u64,
+    /// Times that the machine lost what was not synced, those cuts and the ones after a process had ended among them.
+    pub power_losses: u64,
     /// Lives that ended by a kill.
     pub kills: u64,
     /// Lives that ended because the disk refused something.
@@ -112,13 +115,17 @@ pub fn run(seed: u64) -> Result<Report, Box<Failure>> {
     }
 }
 
-/// Runs one seed with a bug in the hub.
+/// Runs one seed with a bug in the hub; what lies between two files of the log is the simulation of the log's ([`log`]).
 ///
 /// # Errors
-/// As [`run`]: that is what is hoped for.
+/// What does not hold: that is what is hoped for.
 #[cfg(feature = "seeded-bugs")]
-pub fn run_with(bug: tidegate_env::bugs::Bug, seed: u64) -> Result<Report, Box<Failure>> {
-    tidegate_env::bugs::with(Some(bug), || run(seed))
+pub fn run_with(bug: tidegate_env::bugs::Bug, seed: u64) -> Result<(), String> {
+    use tidegate_env::bugs::{Bug, with};
+    with(Some(bug), || match bug {
+        Bug::SkipFolderSync => log::run(seed).map(|_| ()),
+        _ => run(seed).map(|_| ()).map_err(|failure| failure.what),
+    })
 }
 
 /// One machine and its clients, life after life.
@@ -179,6 +186,7 @@ impl Run {
         }
         // A killed process leaves the page cache as it is; every other time the machine goes as well.
         if ended.is_none() || self.random.chance(2) {
+            self.report.power_losses += 1;
             self.simulation.crash();
         }
         Ok(())
@@ -193,6 +201,7 @@ impl Run {
                 Some(End::Stopped) => {}
                 other => return Err(format!("the end can't be read ({ending:?}): {other:?}")),
             }
+            self.report.power_losses += 1;
             self.simulation.crash();
         }
         if self.random.chance(3) {

@@ -43,7 +43,7 @@ fn hunt(arguments: &Arguments) -> ExitCode {
         for seed in arguments.start..arguments.start.saturating_add(arguments.seeds) {
             if let Err(failure) = tidegate_sim::run_with(bug, seed) {
                 if found.is_empty() {
-                    first = failure.what.lines().next().unwrap_or_default().chars().take(160).collect();
+                    first = failure.lines().next().unwrap_or_default().chars().take(160).collect();
                 }
                 found.push(seed);
                 if !arguments.keep_going {
@@ -122,12 +122,13 @@ fn many(arguments: &Arguments) -> ExitCode {
         }
     }
     println!(
-        "{ran} seeds hold, {failed} do not, in {} s: {} records acknowledged, {} read; {} power cuts, {} kills, {} disk errors, \
+        "{ran} seeds hold, {failed} do not, in {} s: {} records acknowledged, {} read; {} power cuts at a disk operation ({} with those between lives), {} kills, {} disk errors, \
          {} refusals of the object store, {} objects deleted; of {} damaged hubs {} refused to start and {} served what was whole; {} hubs rebuilt from their bucket",
         begun.elapsed().as_secs(),
         sum.acknowledged,
         sum.read,
         sum.power_cuts,
+        sum.power_losses,
         sum.kills,
         sum.disk_errors,
         sum.store_refusals,
@@ -144,6 +145,7 @@ fn add(sum: &mut Report, report: &Report) {
     sum.acknowledged += report.acknowledged;
     sum.read += report.read;
     sum.power_cuts += report.power_cuts;
+    sum.power_losses += report.power_losses;
     sum.kills += report.kills;
     sum.disk_errors += report.disk_errors;
     sum.store_refusals += report.store_refusals;

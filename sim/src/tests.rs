@@ -12,6 +12,12 @@ fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
 }
 
 #[test]
+fn the_log_alone_holds_through_power_cuts_between_its_files() {
+    let cuts: u64 = (0..100).map(|seed| crate::log::run(seed).unwrap()).sum();
+    assert!(cuts > 500, "{cuts} cuts");
+}
+
+#[test]
 fn a_slice_of_seeds_holds_and_meets_what_it_should() {
     let (mut acknowledged, mut power_cuts, mut rotten) = (0, 0, 0);
     for seed in 0..12 {

@@ -8,7 +8,7 @@ use tidegate_env::bugs::Bug;
 fn is_found(bug: Bug, within: u64) {
     for seed in 0..within {
         if let Err(failure) = tidegate_sim::run_with(bug, seed) {
-            println!("{bug:?}: found by seed {seed}: {}", failure.what.lines().next().unwrap_or_default());
+            println!("{bug:?}: found by seed {seed}: {}", failure.lines().next().unwrap_or_default());
             return;
         }
     }
@@ -33,6 +33,7 @@ macro_rules! bugs {
 
 bugs! {
     a_sync_that_is_skipped: SkipFsync within 10;
+    a_folder_that_is_not_synced: SkipFolderSync within 40;
     an_acknowledgement_before_the_write: AcknowledgeEarly within 10;
     a_sync_that_is_tried_again: RetryFsync within 10;
     rot_that_is_taken_for_a_torn_tail: RotIsTornTail within 80;

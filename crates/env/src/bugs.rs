@@ -12,6 +12,8 @@ pub const ENABLED: bool = cfg!(feature = "seeded-bugs");
 pub enum Bug {
     /// The log says that it synced and did not.
     SkipFsync,
+    /// The log does not sync its folder: a new file's name may be gone after a power cut, with what was acknowledged in it.
+    SkipFolderSync,
     /// The log answers before it wrote.
     AcknowledgeEarly,
     /// After a failed sync the log syncs again, which succeeds without having written, and goes on.
@@ -48,8 +50,9 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 17] = [
+    pub const ALL: [Bug; 18] = [
         Bug::SkipFsync,
+        Bug::SkipFolderSync,
         Bug::AcknowledgeEarly,
         Bug::RetryFsync,
         Bug::RotIsTornTail,

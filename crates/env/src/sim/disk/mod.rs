@@ -163,6 +163,11 @@ impl SimDisk {
         })
     }
 
+    /// Whether the power was cut in this life.
+    pub fn power_is_cut(&self) -> bool {
+        *self.power.borrow()
+    }
+
     /// Flips a bit of a file, on the platter and in the page cache.
     ///
     /// # Errors

@@ -229,6 +229,15 @@ pub(crate) struct Shared {
     pub(crate) state: Mutex<State>,
     /// Bytes that were admitted and not given back, see [`crate::Admission`].
     pub(crate) admitted: AtomicU64,
+    /// Time that the writer spent on writes and syncs, in nanoseconds.
+    pub(crate) disk_ns: AtomicU64,
+    /// When a file was freed last, in milliseconds of the monotonic clock from 1; 0 before the first.
+    pub(crate) freed_at_ms: AtomicU64,
+    /// Rung when files were freed.
+    pub(crate) freed: Notify,
+    /// Those who wait for room, in the order of their coming, and how many they are.
+    pub(crate) turn: tokio::sync::Mutex<()>,
+    pub(crate) waiting: AtomicU64,
     /// Rung for the writer.
     pub(crate) writer: Notify,
     /// Rung for the allocator.

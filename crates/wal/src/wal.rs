@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Either, select};
 use parking_lot::Mutex;
 use tidegate_env::{Env, Joined};
 use tidegate_model::JournalId;
@@ -20,6 +20,11 @@ use crate::{Done, Failed, Full, OpenError, Position, ReadError, Recovered, Setti
 
 /// When a refused append may be tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// How long an append waits for room in a log that is being emptied, before it is refused.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A log of which nothing was freed for so long is not being emptied: nobody waits for it.
+const EMPTIED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Whose bytes they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +49,22 @@ pub struct Admission {
 impl std::fmt::Debug for Admission {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Admission({})", self.bytes)
+    }
+}
+
+/// One who waits for room.
+struct Waiting(Arc<Shared>);
+
+impl Waiting {
+    fn new(shared: Arc<Shared>) -> Waiting {
+        shared.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(shared)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -209,6 +230,54 @@ impl Wal {
         let counted = if class == Class::Space { 0 } else { bytes };
         shared.admitted.fetch_add(counted, Ordering::Relaxed);
         Ok(Admission { shared: Arc::clone(shared), bytes: counted })
+    }
+
+    /// As [`Wal::admit`], but waits its turn for up to a second where the budget is used up and the log is being emptied: so a log that fills faster than
+    /// it is emptied takes as much as leaves it, instead of refusing what is then sent again. Cancellation-safe: a dropped call has no room.
+    ///
+    /// # Errors
+    /// As [`Wal::admit`]; at once if nothing leaves the log.
+    pub async fn admit_soon(&self, bytes: u64, class: Class) -> Result<Admission, Full> {
+        let shared = &self.handle.shared;
+        // Nobody overtakes those who wait.
+        match self.admit(bytes, class) {
+            Ok(room) if class != Class::Data || shared.waiting.load(Ordering::Relaxed) == 0 => return Ok(room),
+            Ok(room) => drop(room),
+            Err(full) if class == Class::Data && full.why == Shortage::Budget && self.is_emptied() => {}
+            Err(full) => return Err(full),
+        }
+        let _waiting = Waiting::new(Arc::clone(shared));
+        let over = self.handle.env.clock.sleep(PATIENCE);
+        let turn = async {
+            let _turn = shared.turn.lock().await;
+            loop {
+                let freed = shared.freed.notified();
+                match self.admit(bytes, class) {
+                    Err(full) if full.why == Shortage::Budget && self.is_emptied() => freed.await,
+                    decided => return decided,
+                }
+            }
+        };
+        match select(std::pin::pin!(turn), over).await {
+            Either::Left((decided, _)) => decided,
+            Either::Right(_) => self.admit(bytes, class),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.handle.shared.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    fn is_emptied(&self) -> bool {
+        let now = self.handle.env.clock.monotonic();
+        let freed_at = Duration::from_millis(self.handle.shared.freed_at_ms.load(Ordering::Relaxed));
+        !freed_at.is_zero() && now.saturating_sub(freed_at) < EMPTIED_WITHIN
+    }
+
+    /// Time that the log has spent on writes and syncs since it was opened.
+    pub fn disk_time(&self) -> Duration {
+        Duration::from_nanos(self.handle.shared.disk_ns.load(Ordering::Relaxed))
     }
 
     /// Where an entry stands, and its length; `None` if it is not in the log.

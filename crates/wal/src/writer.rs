@@ -4,6 +4,7 @@
 //! it once the log is idle, so that recovery can tell damage from a torn tail.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures::future::{Either, select};
@@ -278,6 +279,7 @@ impl Writer {
         let open = Arc::clone(&current.open);
         let bytes = self.group.bytes();
         let durable = self.durable;
+        let begun = self.env.clock.monotonic();
         if bytes > 0 {
             let chunks = self.group.take();
             let failed = |source| Failed { what: "a write", path: open.path.clone(), source };
@@ -287,6 +289,8 @@ impl Writer {
         }
         let position = current.position;
         self.sync(&open).await?;
+        let took = self.env.clock.monotonic().saturating_sub(begun);
+        self.shared.disk_ns.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.durable = self.sequence;
         if bytes > 0 {
             self.marked = durable;
@@ -407,7 +411,7 @@ impl Writer {
 
     /// Tells where entries lie, frees files and calls the callers, in order.
     fn complete(&mut self, batches: &[Batch], dones: Vec<Done>) {
-        let wanted = {
+        let (freed, wanted) = {
             let mut state = self.shared.state.lock();
             for placed in self.placed.drain(..) {
                 state.place(placed.journal, placed.index, placed.slot);
@@ -420,8 +424,14 @@ impl Writer {
             }
             let released = batches.iter().any(|batch| !batch.releases.is_empty());
             // What was released may make it worth while to move the rest of an old file.
-            state.free_files() || (released && state.used_bytes() >= self.shared.settings.soft_bytes() / 2)
+            let freed = state.free_files();
+            (freed, freed || (released && state.used_bytes() >= self.shared.settings.soft_bytes() / 2))
         };
+        if freed {
+            let now = u64::try_from(self.env.clock.monotonic().as_millis()).unwrap_or(u64::MAX);
+            self.shared.freed_at_ms.store(now.max(1), Ordering::Relaxed);
+            self.shared.freed.notify_waiters();
+        }
         if wanted {
             self.shared.allocator.notify_one();
         }

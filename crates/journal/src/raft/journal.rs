@@ -213,7 +213,7 @@ impl Journal {
         }
         let closed = || JournalError::Closed { journal: inner.id };
         let memory = permits.clone().acquire_many_owned(bytes as u32).await.map_err(|_| closed())?;
-        let log = inner.parts.wal.admit(bytes as u64, class).map_err(|full| JournalError::Full {
+        let log = inner.parts.wal.admit_soon(bytes as u64, class).await.map_err(|full| JournalError::Full {
             journal: inner.id,
             why: full.why.to_string(),
             retry_after: full.retry_after,

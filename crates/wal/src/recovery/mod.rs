@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use tidegate_env::Env;
@@ -114,7 +115,12 @@ pub(crate) fn open(settings: Settings, env: &Env) -> Result<Opened, OpenError> {
     let shared = Shared {
         settings,
         state: parking_lot::Mutex::new(state),
-        admitted: std::sync::atomic::AtomicU64::new(0),
+        admitted: AtomicU64::new(0),
+        disk_ns: AtomicU64::new(0),
+        freed_at_ms: AtomicU64::new(0),
+        freed: Notify::new(),
+        turn: tokio::sync::Mutex::default(),
+        waiting: AtomicU64::new(0),
         writer: Notify::new(),
         allocator: Notify::new(),
         failure: watch::Sender::new(None),

@@ -48,6 +48,35 @@ async fn what_clients_ask_for_stops_within_the_reserve_and_what_frees_space_is_a
     drop(wal.admit(room - reserve, Class::Data).unwrap());
 }
 
+/// Fills the log up to where it refuses data; gives the last index.
+async fn filled(wal: &Wal, mut index: u64) -> u64 {
+    while let Ok(_room) = wal.admit(3000, Class::Data) {
+        index += 1;
+        write(wal, vec![entry(J, index, 3000)]).await.unwrap();
+    }
+    index
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_waits_for_room_in_a_log_that_is_being_emptied_and_is_refused_at_once_in_one_that_is_not() {
+    let settings = small(Path::new("/log"));
+    let disk = MemoryDisk::default();
+    let (wal, _) = reopened(&settings, &on(&disk)).await;
+    let first = filled(&wal, 0).await;
+    let begun = std::time::Instant::now();
+    assert_eq!(wal.admit_soon(3000, Class::Data).await.unwrap_err().why, Shortage::Budget);
+    assert!(begun.elapsed() < Duration::from_millis(900), "nothing was ever freed: waiting would be in vain");
+    write(&wal, vec![Write::Purge { journal: J, at: at(1, first) }]).await.unwrap();
+    until(|| wal.admit(3000, Class::Data).is_ok()).await;
+    let second = filled(&wal, first).await;
+    let waits = wal.clone();
+    let waiting = tokio::spawn(async move { waits.admit_soon(3000, Class::Data).await.map(drop) });
+    until(|| wal.is_awaited()).await;
+    write(&wal, vec![Write::Purge { journal: J, at: at(1, second) }]).await.unwrap();
+    waiting.await.unwrap().unwrap();
+    assert!(!wal.is_awaited());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_appends_and_recovers_by_itself() {
     let settings = small(Path::new("/log"));

@@ -1,7 +1,8 @@
 //! Numbers for Prometheus, named with their units. Counters are bumped where things happen; gauges are read from the hub when somebody
 //! asks.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
@@ -25,6 +26,13 @@ pub struct CallLabels {
 pub struct MethodLabels {
     /// Method, as `Produce`.
     pub method: &'static str,
+}
+
+/// What an append waited for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabels {
+    /// See [`Metrics::stalled`].
+    pub reason: &'static str,
 }
 
 /// A limit.
@@ -67,6 +75,10 @@ pub struct Metrics {
     pub call_duration: Family<MethodLabels, Histogram, fn() -> Histogram>,
     /// Requests and connections refused by a limit.
     pub limited: Family<LimitLabels, Counter>,
+    /// Appends that took over a second, by what they waited for.
+    pub append_stalls: Family<ReasonLabels, Counter>,
+    /// When a stall was logged last, in milliseconds of the monotonic clock.
+    stall_logged_ms: AtomicU64,
     /// Bytes of batches appended.
     pub appended: Counter,
     /// Records appended.
@@ -131,6 +143,8 @@ impl Default for Metrics {
             calls: Family::default(),
             call_duration: Family::new_with_constructor(durations),
             limited: Family::default(),
+            append_stalls: Family::default(),
+            stall_logged_ms: AtomicU64::new(0),
             appended: Counter::default(),
             appended_records: Counter::default(),
             duplicates: Counter::default(),
@@ -164,6 +178,11 @@ impl Metrics {
         registry.register("calls", "Calls by method and result", self.calls.clone());
         registry.register_with_unit("call_duration", "Duration of calls", Unit::Seconds, self.call_duration.clone());
         registry.register("limited", "Requests and connections refused, by limit", self.limited.clone());
+        registry.register(
+            "append_stalls",
+            "Appends that took over a second, by what they waited for",
+            self.append_stalls.clone(),
+        );
         registry.register_with_unit("appended", "Bytes of batches appended", Unit::Bytes, self.appended.clone());
         registry.register("appended_records", "Records appended", self.appended_records.clone());
         registry.register("duplicates", "Batches not stored again", self.duplicates.clone());
@@ -202,6 +221,19 @@ impl Metrics {
     /// Notes that a limit refused something.
     pub fn limit(&self, limit: &'static str) {
         self.limited.get_or_create(&LimitLabels { limit }).inc();
+    }
+
+    /// Notes an append that took over a second; one a second is logged. The reasons: `journal or log room` (of `hub.journal.in_flight_bytes` or of
+    /// `hub.wal.budget_bytes`), `disk` (writes and syncs of the log), `limits.max_in_flight_bytes`, and `processor` (the rest: it waited behind others,
+    /// or for a processor).
+    pub fn stalled(&self, reason: &'static str, took: Duration, now: Duration) {
+        self.append_stalls.get_or_create(&ReasonLabels { reason }).inc();
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let last = self.stall_logged_ms.load(Ordering::Relaxed);
+        let due = last == 0 || now.saturating_sub(last) >= 1000;
+        if due && self.stall_logged_ms.compare_exchange(last, now.max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            tracing::warn!(reason, ?took, "an append took over a second (tidegate_append_stalls_total counts them)");
+        }
     }
 
     /// Sets the gauges.

@@ -22,7 +22,7 @@ use tracing::{Instrument, Span};
 use super::bulk::BodyMessages;
 use super::lanes::{Lane, Lanes, Pending};
 use super::{Edge, convert, errors, permits, records};
-use crate::hub::{Append, AppendTicket, Appended, Error, PartitionRef};
+use crate::hub::{Append, AppendTicket, Appended, Error, PartitionRef, STALL};
 
 /// Frames between reader and acknowledger, which takes them at once. All of a stream's frames together are bounded by their bytes: each counts
 /// for at least 1 KiB of `limits.max_stream_in_flight_bytes`, and costs about 300 bytes.
@@ -122,9 +122,14 @@ async fn read(edge: &Edge, frames: &mut Frames, told: mpsc::Sender<Told>) -> Res
         let bytes = prost::Message::encoded_len(&frame) as u64;
         // One frame is always allowed, so it never asks for more than there is.
         let stream = acquire(&room, permits(bytes + super::PERMIT_BYTES).min(total)).await;
+        let arrived = edge.env.clock.monotonic();
         let broker =
             acquire(&edge.in_flight, permits(bytes + super::PERMIT_BYTES).min(permits(edge.limits.max_in_flight_bytes))).await;
         let (Some(stream), Some(broker)) = (stream, broker) else { return Ok(()) };
+        let now = edge.env.clock.monotonic();
+        if now.saturating_sub(arrived) > STALL {
+            edge.metrics.stalled("limits.max_in_flight_bytes", now.saturating_sub(arrived), now);
+        }
         let request_id = frame.request_id;
         let ticket = match append_of(edge, frame, &mut last) {
             Ok(append) => edge.hub.submit(append).await,

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tidegate_journal::entry::{Operation, Outcome, Unit, UnitOutcome};
 use tidegate_model::{JournalId, LeaderEpoch, RecordBatch, TimestampMs, TimestampType};
@@ -16,11 +17,55 @@ pub struct AppendTicket {
     journal: JournalId,
     record_count: u32,
     bytes: u64,
+    watch: Watch,
     /// The time that the batches were stamped with, where the topic asks for that.
     stamp: Option<TimestampMs>,
     hub: Hub,
     /// From the submission to the commit; ends with the ticket.
     span: tracing::Span,
+}
+
+/// An append that takes longer is a stall, and its reason is noted.
+pub(crate) const STALL: Duration = Duration::from_secs(1);
+
+/// What an append spends its time on.
+#[derive(Clone, Copy, Debug)]
+struct Watch {
+    begun: Duration,
+    /// When it had room in the journal and in the log.
+    in_queue: Duration,
+    /// The log's time on the disk by then.
+    disk: Duration,
+}
+
+impl Watch {
+    fn start(hub: &Hub) -> Watch {
+        let begun = hub.inner.env.clock.monotonic();
+        Watch { begun, in_queue: begun, disk: Duration::ZERO }
+    }
+
+    fn found_room(&mut self, hub: &Hub) {
+        self.in_queue = hub.inner.env.clock.monotonic();
+        self.disk = hub.inner.wal.disk_time();
+    }
+
+    fn end(&self, hub: &Hub) {
+        let now = hub.inner.env.clock.monotonic();
+        let took = now.saturating_sub(self.begun);
+        if took > STALL {
+            let disk = hub.inner.wal.disk_time().saturating_sub(self.disk);
+            hub.inner.metrics.stalled(reason(self.in_queue.saturating_sub(self.begun), disk, took), took, now);
+        }
+    }
+}
+
+/// What took half of the time.
+fn reason(room: Duration, disk: Duration, took: Duration) -> &'static str {
+    match took / 2 {
+        half if room >= half => "journal or log room",
+        half if disk >= half => "disk",
+        _ => "processor",
+    }
 }
 
 impl Hub {
@@ -32,6 +77,7 @@ impl Hub {
     /// Hands an append over; appends to one partition are stored in the order in which these calls were made (and each awaited).
     /// Waits for room in the journal, never for durability: that is the ticket's.
     pub async fn submit(&self, append: Append) -> Result<AppendTicket, Error> {
+        let mut watch = Watch::start(self);
         if self.inner.intake.is_cancelled() {
             return Err(Error::ShuttingDown);
         }
@@ -57,7 +103,8 @@ impl Hub {
         }
         let span = tracing::info_span!("append to log", journal = route.journal.0, bytes, offset = tracing::field::Empty);
         let ticket = self.submit_unit(route.journal, Unit { preconditions: Vec::new(), operations }).await?;
-        Ok(AppendTicket { ticket, journal: route.journal, record_count, bytes, stamp, hub: self.clone(), span })
+        watch.found_room(self);
+        Ok(AppendTicket { ticket, journal: route.journal, record_count, bytes, watch, stamp, hub: self.clone(), span })
     }
 
     /// The journal that holds a partition, if there is such a partition.
@@ -115,6 +162,11 @@ impl AppendTicket {
     }
 
     fn finish(&self, answer: Result<UnitOutcome, Error>) -> Result<Appended, Error> {
+        self.watch.end(&self.hub);
+        self.outcome(answer)
+    }
+
+    fn outcome(&self, answer: Result<UnitOutcome, Error>) -> Result<Appended, Error> {
         let outcomes = match answer? {
             UnitOutcome::Applied(outcomes) => outcomes,
             UnitOutcome::Refused { refusal, .. } => return Err(refused(*refusal)),
@@ -140,5 +192,18 @@ impl AppendTicket {
             epoch: first.epoch,
             duplicate: !stored,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stall_is_put_down_to_what_took_half_of_it() {
+        let ms = Duration::from_millis;
+        assert_eq!(reason(ms(700), ms(0), ms(1200)), "journal or log room");
+        assert_eq!(reason(ms(100), ms(900), ms(1200)), "disk");
+        assert_eq!(reason(ms(100), ms(100), ms(1200)), "processor");
     }
 }

@@ -38,6 +38,7 @@ use crate::settings::HubSettings;
 use crate::tierer::TierHealth;
 
 pub use append::AppendTicket;
+pub(crate) use append::STALL;
 pub use error::Error;
 pub use groups::GroupListing;
 pub(crate) use hosted::Hosted;

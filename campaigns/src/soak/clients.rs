@@ -11,7 +11,9 @@ use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tidegate_client::consumer::OffsetReset;
+use tidegate_client::proto::errors::Failure;
 use tidegate_client::proto::v1;
+use tidegate_client::proto::v1::producer_service_client::ProducerServiceClient;
 use tidegate_client::{Client, ClientSettings, Error, Record, Start};
 use tokio_util::sync::CancellationToken;
 
@@ -182,29 +184,61 @@ pub(super) async fn churn_topics(client: Client, seen: Arc<Seen>, stop: Cancella
     }
 }
 
-/// One record at a time, ten a second: an answer that takes longer than a second is a stall, and says what else was slow then.
-pub(super) async fn canary(client: Client, disk: PathBuf, seen: Arc<Seen>, stop: CancellationToken) -> Result<(), Error> {
-    let producer = client.producer().linger(Duration::ZERO).build()?;
+/// One record at a time, ten a second, by plain calls that are repeated when they are refused: an answer that takes longer than a second is a stall, and
+/// its reason is what refused it, what the hub says it waited for, or what else was slow then.
+pub(super) async fn canary(client: Client, metrics: Metrics, disk: PathBuf, seen: Arc<Seen>, stop: CancellationToken) {
+    let mut service = ProducerServiceClient::new(client.new_transport());
     let start = Instant::now();
     let slowest = Arc::new(Mutex::new(Others::default()));
     tokio::spawn(watch_machine(disk, slowest.clone(), stop.clone()));
     while !stop.is_cancelled() {
         *slowest.lock() = Others::default();
+        let before = metrics();
         let begin = Instant::now();
-        if let Err(error) = producer.send_and_wait(Record::new("soak-canary").value(vec![b'c'; 100])).await {
-            seen.refused("canary", &error);
+        let mut refused: BTreeMap<String, u32> = BTreeMap::new();
+        while let Err(status) = service.produce(canary_record()).await {
+            let failure = Failure::from_status(&status);
+            seen.refused("canary", &Error::Hub(failure.clone()));
+            *refused.entry(format!("{:?}", failure.reason)).or_default() += 1;
+            if stop.is_cancelled() {
+                return;
+            }
+            tokio::time::sleep(failure.retry_after.unwrap_or(Duration::from_millis(50))).await;
         }
         let took = begin.elapsed();
         if took > STALL {
+            // The next look at the hub's numbers has what it noted of this append.
+            tokio::time::sleep(Duration::from_millis(500)).await;
             let others = slowest.lock().clone();
-            let at = start.elapsed().as_secs();
+            let reason = others.reason(&refused, &stalls_since(&before, &metrics()));
             let phase = seen.phase.lock().clone();
-            seen.stalls.lock().push(format!("at {at} s ({phase}): acknowledged after {took:.2?}; meanwhile {}", others.reason()));
+            let at = start.elapsed().as_secs();
+            seen.stalls.lock().push(format!("at {at} s ({phase}): acknowledged after {took:.2?}: {reason}"));
         }
         add(&seen.canary);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    Ok(())
+}
+
+/// The hub's newest numbers, by name with labels.
+pub(super) type Metrics = Arc<dyn Fn() -> BTreeMap<String, f64> + Send + Sync>;
+
+fn canary_record() -> v1::ProduceRequest {
+    let record = v1::Record { value: Some(Bytes::from_static(&[b'c'; 100])), ..v1::Record::default() };
+    let list = v1::RecordList { records: vec![record] };
+    v1::ProduceRequest {
+        topic: "soak-canary".to_owned(),
+        partition: Some(0),
+        payload: Some(v1::produce_request::Payload::Records(list)),
+        ..v1::ProduceRequest::default()
+    }
+}
+
+/// What appends waited for, as the hub counted it in between.
+fn stalls_since(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>) -> Vec<String> {
+    let stalls = after.iter().filter(|(name, _)| name.starts_with("tidegate_append_stalls"));
+    let grown = stalls.filter(|(name, count)| **count > before.get(*name).copied().unwrap_or(0.0));
+    grown.filter_map(|(name, _)| name.split('"').nth(1).map(str::to_owned)).collect()
 }
 
 /// What else was slow.
@@ -215,16 +249,21 @@ struct Others {
 }
 
 impl Others {
-    fn reason(&self) -> String {
+    /// Names a reason, or says that there is none.
+    fn reason(&self, refused: &BTreeMap<String, u32>, noted: &[String]) -> String {
         let (lag, fsync) = (self.timer_lag, self.fsync);
-        let verdict = if lag > STALL / 2 {
-            "the machine had no processor for this process either"
+        let verdict = if !refused.is_empty() {
+            format!("it was refused and sent again ({refused:?})")
+        } else if !noted.is_empty() {
+            format!("the hub noted that appends waited for {}", noted.join(", "))
+        } else if lag > STALL / 2 {
+            "the machine had no processor for this process either".to_owned()
         } else if fsync > STALL / 2 {
-            "the disk was as slow for another process"
+            "the disk was as slow for another process".to_owned()
         } else {
-            "NO REASON OUTSIDE OF THE HUB"
+            "NO REASON".to_owned()
         };
-        format!("a timer was {lag:.2?} late, an fsync of 4 KiB beside it took {fsync:.2?}: {verdict}")
+        format!("{verdict}; meanwhile a timer was {lag:.2?} late, an fsync of 4 KiB beside it took {fsync:.2?}")
     }
 }
 
@@ -256,4 +295,22 @@ async fn watch_machine(disk: PathBuf, slowest: Arc<Mutex<Others>>, stop: Cancell
         others.timer_lag = others.timer_lag.max(lag);
     }
     let _ = syncing.await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stall_has_a_reason_only_if_something_names_one() {
+        let quiet = Others::default();
+        assert!(quiet.reason(&BTreeMap::new(), &[]).contains("NO REASON"));
+        let refused = BTreeMap::from([("StorageFull".to_owned(), 2)]);
+        assert!(quiet.reason(&refused, &[]).contains("StorageFull"));
+        let metrics = |count| BTreeMap::from([("tidegate_append_stalls_total{reason=\"disk\"}".to_owned(), count)]);
+        assert_eq!(stalls_since(&metrics(1.0), &metrics(1.0)), Vec::<String>::new());
+        assert_eq!(stalls_since(&BTreeMap::new(), &metrics(1.0)), ["disk"]);
+        let slow = Others { fsync: Duration::from_millis(800), ..Others::default() };
+        assert!(slow.reason(&BTreeMap::new(), &[]).contains("the disk was as slow"));
+    }
 }

@@ -174,12 +174,10 @@ fn spawn_clients(
     let pause = soak.total.mul_f64(0.9).div_f64(options.connections.max(1) as f64);
     tasks.spawn(clients::churn_connections(soak.address.clone(), pause, soak.seen.clone(), stop.clone()));
     tasks.spawn(clients::churn_topics(client.clone(), soak.seen.clone(), stop.clone()));
-    let canary = clients::canary(client.clone(), setup.folder.clone(), soak.seen.clone(), stop.clone());
-    tasks.spawn(async move {
-        if let Err(error) = canary.await {
-            println!("the canary ended: {error}");
-        }
-    });
+    let samples = soak.samples.clone();
+    let newest: clients::Metrics =
+        Arc::new(move || samples.lock().last().map(|sample| sample.metrics.clone()).unwrap_or_default());
+    tasks.spawn(clients::canary(client.clone(), newest, setup.folder.clone(), soak.seen.clone(), stop.clone()));
 }
 
 /// Looks for the peak, keeps full load, and multiplies it. The soak knows from then on how many producers the peak took.
@@ -284,8 +282,9 @@ fn report(run: &mut Run, options: &SoakOptions, soak: &Soak, before: &Sample, af
         );
     }
     for (name, number) in &after.metrics {
-        let refused =
-            name.starts_with("tidegate_limited") || (name.starts_with("tidegate_calls") && !name.contains("result=\"ok\""));
+        let refused = name.starts_with("tidegate_limited")
+            || name.starts_with("tidegate_append_stalls")
+            || (name.starts_with("tidegate_calls") && !name.contains("result=\"ok\""));
         if refused && *number > 0.0 {
             println!("soak: counted by the hub: {name} {number}");
         }
@@ -300,8 +299,14 @@ fn report(run: &mut Run, options: &SoakOptions, soak: &Soak, before: &Sample, af
             faults.push(stall.clone());
         }
     }
+    let connections = soak.seen.connections.load(Ordering::Relaxed);
+    if connections < options.connections {
+        faults.push(format!("{connections} connections came and went, {} were to", options.connections));
+    }
     run.count("stalls over 1 s", stalls.iter().filter(|stall| stall.starts_with("at")).count() as u64);
-    run.count("connections", soak.seen.connections.load(Ordering::Relaxed));
+    run.count("stalls without a reason", stalls.iter().filter(|stall| stall.contains("NO REASON")).count() as u64);
+    run.count("canary records", soak.seen.canary.load(Ordering::Relaxed));
+    run.count("connections", connections);
     run.count("topics made and deleted", soak.seen.topics.load(Ordering::Relaxed));
     run.count("slow reads", soak.seen.slow_reads.load(Ordering::Relaxed));
     run.count("MiB appended", (after.appended() - before.appended()) as u64 >> 20);

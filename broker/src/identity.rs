@@ -90,7 +90,7 @@ pub enum IdentityError {
     },
     /// The prefix belongs to a hub and the volume is empty.
     #[error(
-        "the object store's prefix belongs to hub {hub} and this volume is empty: run `tidegate recover` to rebuild that hub from its bucket, or give an unused prefix"
+        "the object store's prefix belongs to hub {hub} and this volume is empty: to rebuild that hub from its bucket, run `tidegate recover` (on Kubernetes: set spec.restoreFrom.hubId of the Hub to that id), or give an unused prefix"
     )]
     Occupied {
         /// The hub that marked it.

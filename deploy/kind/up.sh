@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Tidegate on a kind cluster: cluster, image, MinIO, chart, a hub and three topics. Needs docker, kind, kubectl, helm and what building needs;
-# safe to run again. `kind delete cluster --name tidegate` takes everything away.
+# safe to run again. Not run by the tests, which have no Docker: they check its syntax and let an API server take its manifests; the same steps run on
+# deploy/cluster. `kind delete cluster --name tidegate` takes everything away.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 for program in docker kind kubectl helm cargo; do

@@ -12,6 +12,9 @@ timed "helm install -> first acknowledged event" 20 "$installed"
 kube wait hub/hub --for condition=Ready --timeout 30s >/dev/null
 kube wait topic --all --for condition=Ready --timeout 30s >/dev/null
 kube get hub,topic
+# What deploy/kind and users of AWS apply, as far as it can be checked here: the API server takes it.
+bash -n deploy/kind/up.sh
+kube apply --dry-run=server -f deploy/kind/minio.yaml -f deploy/samples/hub-s3.yaml >/dev/null 2>&1 || give_up "deploy/kind/minio.yaml or deploy/samples/hub-s3.yaml is refused"
 
 step "apply -> Topic Ready"
 applied=$(now_ms)
@@ -114,6 +117,7 @@ kube delete hub hub --timeout 30s
 no_pod() { ! kube get pod hub-broker-1-0; }
 within 90 "the broker's end" no_pod
 expect "the hub whose data the volume claim holds" "$(field pvc/hub-broker-1 '.metadata.labels.tidegate\.dev/hub-id')" "$recovered"
+within 15 "an Event that says what stays" event_says hub/hub Kept "hub-broker-1"
 kube apply -f deploy/samples/hub-minio.yaml
 within 30 "the Hub to say whose volume is there" says hub/hub Degraded "set spec.restoreFrom.hubId to $recovered to take it up"
 kube patch hub hub --type merge -p "{\"spec\":{\"restoreFrom\":{\"hubId\":\"$recovered\"}}}"

@@ -12,6 +12,7 @@ mod panics;
 mod producing;
 mod records;
 mod recovery;
+pub mod replicas;
 mod rot;
 pub mod store;
 #[cfg(test)]
@@ -81,6 +82,11 @@ impl std::fmt::Display for Failure {
 /// The command that repeats a seed.
 pub fn replay_command(seed: u64) -> String {
     format!("cargo run --release -p tidegate-sim -- --seed {seed}")
+}
+
+/// The command that repeats a seed of several replicas.
+pub fn replay_replicas(seed: u64) -> String {
+    format!("cargo run --release -p tidegate-sim -- --replicas --seed {seed}")
 }
 
 /// Runs one seed.

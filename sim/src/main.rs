@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use tidegate_sim::{Failure, Report, replay_command};
+use tidegate_sim::replicas::{ReplicaReport, run_replicas};
+use tidegate_sim::{Failure, Report, replay_command, replay_replicas};
 
 /// Whole hubs in simulation, seed after seed.
 #[derive(Parser)]
@@ -25,6 +26,9 @@ struct Arguments {
     /// Stop after so many seconds even if seeds are left.
     #[arg(long)]
     seconds: Option<u64>,
+    /// Journals with several replicas over a network with faults, instead of whole hubs of one broker.
+    #[arg(long, conflicts_with = "history")]
+    replicas: bool,
     /// Go on after a seed that breaks a promise.
     #[arg(long)]
     keep_going: bool,
@@ -62,10 +66,57 @@ fn main() -> ExitCode {
     if arguments.bugs {
         return hunt(&arguments);
     }
+    if arguments.replicas {
+        return replicas(&arguments);
+    }
     match arguments.seed {
         Some(seed) => one(seed, arguments.history),
         None => many(&arguments),
     }
+}
+
+fn replicas(arguments: &Arguments) -> ExitCode {
+    let begun = Instant::now();
+    let first = arguments.seed.unwrap_or(arguments.start);
+    let count = if arguments.seed.is_some() { 1 } else { arguments.seeds };
+    let (mut ran, mut failed, mut sum) = (0_u64, 0_u64, ReplicaReport::default());
+    for seed in first..first.saturating_add(count) {
+        if arguments.seconds.is_some_and(|seconds| begun.elapsed() >= Duration::from_secs(seconds)) {
+            break;
+        }
+        match run_replicas(seed) {
+            Ok(report) => {
+                ran += 1;
+                sum.acknowledged += report.acknowledged;
+                sum.crashes += report.crashes;
+                sum.cuts += report.cuts;
+                sum.moves += report.moves;
+                sum.fresh_reads += report.fresh_reads;
+                sum.terms += report.terms;
+                sum.simulated_ms += report.simulated_ms;
+            }
+            Err(what) => {
+                failed += 1;
+                println!("seed {seed}: {what}\nrepeat it: {}", replay_replicas(seed));
+                if !arguments.keep_going {
+                    break;
+                }
+            }
+        }
+    }
+    println!(
+        "{ran} seeds of replicas hold, {failed} do not, in {} s: {} records acknowledged, {} crashes, {} cuts, {} voters replaced, \
+         {} fresh reads, {} terms, {} simulated seconds",
+        begun.elapsed().as_secs(),
+        sum.acknowledged,
+        sum.crashes,
+        sum.cuts,
+        sum.moves,
+        sum.fresh_reads,
+        sum.terms,
+        sum.simulated_ms / 1000
+    );
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn one(seed: u64, history: Option<PathBuf>) -> ExitCode {

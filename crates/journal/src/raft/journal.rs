@@ -392,10 +392,23 @@ impl Inner {
         let _one_at_a_time = self.checkpointing.lock().await;
         let view = self.view.clone();
         let Some(encoded) = self.parts.env.run_blocking(move || view.encode()).await else { return Ok(None) };
+        // A replica applies what a majority has on disk, which may be before its own disk has it. A checkpoint beyond the log's durable end
+        // would look, after a power cut, as if the log had been lost.
+        self.settle_log().await?;
         let releasable = self.view.read(|core| core.state.releasable());
         let info = self.checkpoints.write(encoded, releasable).await?;
         self.purge().await;
         Ok(Some(info))
+    }
+
+    /// Waits until all that was appended so far is durable.
+    async fn settle_log(&self) -> Result<(), std::io::Error> {
+        let (done, settled) = tokio::sync::oneshot::channel();
+        self.parts.wal.submit(Vec::new(), Some(Box::new(move |result| drop(done.send(result)))));
+        match settled.await {
+            Ok(result) => result.map_err(std::io::Error::other),
+            Err(_) => Err(std::io::Error::other("the write-ahead log has ended")),
+        }
     }
 
     /// Purges the log as far as a start and readers can do without it. What cannot be purged now is purged another time.

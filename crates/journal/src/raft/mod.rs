@@ -19,6 +19,7 @@ mod proposer;
 mod queue;
 mod read;
 mod receive;
+mod runtime;
 mod seed;
 mod settings;
 mod start;

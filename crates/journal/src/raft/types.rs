@@ -17,7 +17,7 @@ use crate::entry::{EntryPayload, UnitOutcome};
 
 /// Tokio with openraft's randomness taken from a seed that the environment gives, so that a simulation repeats.
 #[allow(deprecated, reason = "the only path to this type that needs no second dependency pinned to the same alpha version")]
-pub(super) type Runtime = DeterministicRng<openraft::impls::TokioRuntime>;
+pub(super) type Runtime = DeterministicRng<super::runtime::OrderedRuntime>;
 
 openraft::declare_raft_types!(
     /// Entries hold their payload by reference count: what openraft clones on its way is never copied or serialised.

@@ -14,7 +14,9 @@ kube wait topic --all --for condition=Ready --timeout 30s >/dev/null
 kube get hub,topic
 # What deploy/kind and users of AWS apply, as far as it can be checked here: the API server takes it.
 bash -n deploy/kind/up.sh
-kube apply --dry-run=server -f deploy/kind/minio.yaml -f deploy/samples/hub-s3.yaml >/dev/null 2>&1 || give_up "deploy/kind/minio.yaml or deploy/samples/hub-s3.yaml is refused"
+for file in deploy/kind/minio.yaml deploy/samples/hub-s3.yaml; do
+  kube apply --namespace minio --dry-run=server -f $file >/dev/null 2>"$TIDEGATE_CLUSTER/refused" || give_up "$file is refused: $(cat "$TIDEGATE_CLUSTER/refused")"
+done
 
 step "apply -> Topic Ready"
 applied=$(now_ms)

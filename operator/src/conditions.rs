@@ -19,7 +19,9 @@ pub struct Wanted {
 impl Wanted {
     /// A condition.
     pub fn new(kind: &'static str, holds: Option<bool>, reason: impl Into<String>, message: impl Into<String>) -> Wanted {
-        Wanted { kind, holds, reason: reason.into(), message: message.into() }
+        let reason = reason.into();
+        debug_assert!(crate::reasons::is_known(kind, &reason), "{kind}={reason} is not in reasons.rs");
+        Wanted { kind, holds, reason, message: message.into() }
     }
 }
 
@@ -59,10 +61,10 @@ mod tests {
     #[test]
     fn the_time_stays_while_the_status_does() {
         let (early, late) = (Timestamp::from_second(10).unwrap(), Timestamp::from_second(20).unwrap());
-        let first = merge(&[], &[Wanted::new("Ready", Some(true), "A", "a")], Some(1), early);
-        let second = merge(&first, &[Wanted::new("Ready", Some(true), "B", "b")], Some(2), late);
-        assert_eq!((second[0].last_transition_time.0, second[0].reason.as_str()), (early, "B"));
-        let third = merge(&second, &[Wanted::new("Ready", None, "C", "c")], Some(2), late);
+        let first = merge(&[], &[Wanted::new("Ready", Some(true), "Serving", "a")], Some(1), early);
+        let second = merge(&first, &[Wanted::new("Ready", Some(true), "Paused", "b")], Some(2), late);
+        assert_eq!((second[0].last_transition_time.0, second[0].reason.as_str()), (early, "Paused"));
+        let third = merge(&second, &[Wanted::new("Ready", None, "HubUnreachable", "c")], Some(2), late);
         assert_eq!((third[0].last_transition_time.0, third[0].status.as_str()), (late, "Unknown"));
     }
 }

@@ -121,6 +121,7 @@ impl Context {
 
     /// Has an Event about an object published, soon: nothing waits for it. One that cannot be published is only logged.
     pub fn event<K: Resource<DynamicType = ()>>(&self, object: &K, kind: EventType, reason: &str, note: &str) {
+        debug_assert!(crate::reasons::is_event(&K::kind(&()), reason), "Event {reason} is not in reasons.rs");
         let note: String = note.chars().take(1000).collect();
         let event =
             Event { type_: kind, reason: reason.to_owned(), note: Some(note), action: reason.to_owned(), secondary: None };

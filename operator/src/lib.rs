@@ -15,6 +15,7 @@ pub mod install;
 pub mod key;
 pub mod lease;
 pub mod metrics;
+pub mod reasons;
 pub mod release;
 pub mod settings;
 pub mod telemetry;

@@ -27,6 +27,9 @@ pub struct Settings {
     /// Time between two measurements of each hub, in seconds.
     #[arg(long, env = "TIDEGATE_MEASURE_SECONDS", default_value_t = 30)]
     pub measure_seconds: u64,
+    /// Measured numbers are written into the status of at most so many Topics of a hub in a second, 1 to 1000.
+    #[arg(long, env = "TIDEGATE_STATUS_WRITES_PER_SECOND", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub status_writes_per_second: u32,
     /// For tests: how long a deletion waits for its hub.
     #[arg(skip)]
     pub deletion_patience: Option<Duration>,

@@ -57,6 +57,7 @@ fn operator() -> Settings {
         lease_name: "tidegate-operator".into(),
         identity: String::new(),
         measure_seconds: 30,
+        status_writes_per_second: 5,
         deletion_patience: None,
     }
 }

@@ -1,4 +1,4 @@
-//! Measured numbers into the status of Topics: at most five a second for each hub, and never a reason to reconcile.
+//! Measured numbers into the status of Topics: at most five a second for each hub (by default), and never a reason to reconcile.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,13 +17,11 @@ use crate::catalog::link::HubKey;
 use crate::catalog::mirror::Numbers;
 use crate::context::Context;
 
-/// Time between two writes for one hub.
-const PACE: Duration = Duration::from_millis(200);
-
 /// Takes names of topics whose numbers changed, and writes, until the senders are gone.
 pub async fn run(ctx: Arc<Context>, mut changed: mpsc::Receiver<(HubKey, Vec<TopicUid>)>) {
     let mut waiting: HashMap<HubKey, VecDeque<TopicUid>> = HashMap::new();
-    let mut pace = tokio::time::interval(PACE);
+    // So much time between two writes for one hub.
+    let mut pace = tokio::time::interval(Duration::from_secs(1) / ctx.settings.status_writes_per_second.max(1));
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {

@@ -109,6 +109,13 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut
 #[derive(Default)]
 pub(crate) struct Map(Mutex<HashMap<String, String>>);
 
+impl Map {
+    /// Where the operator finds a hub's broker from now on.
+    pub(crate) fn point(&self, hub: &str, url: String) {
+        self.0.lock().insert(hub.to_owned(), url);
+    }
+}
+
 impl BrokerNetwork for Map {
     fn endpoint(&self, hub: &Hub, _pod: Option<&Pod>) -> Option<String> {
         self.0.lock().get(hub.metadata.name.as_deref()?).cloned()
@@ -182,6 +189,7 @@ impl Bed {
             lease_name: "operator".into(),
             identity: "test".into(),
             measure_seconds: 1,
+            status_writes_per_second: 5,
             deletion_patience: self.patience,
         }
     }

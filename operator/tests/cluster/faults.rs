@@ -1,5 +1,5 @@
 //! The operator is stopped at every call of the API server in turn, before the call arrives and after it was done without an answer, and a new
-//! one takes over: the final state is always the same.
+//! one takes over; every call of the broker fails in turn, before and after; all that the operator knows is old. The final state is always the same.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,16 +17,17 @@ use kube::client::{Body, ClientBuilder};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 use tidegate_broker::RunningBroker;
-use tidegate_broker::hub::{Caller, Listing, NewTopic};
+use tidegate_broker::hub::{Caller, Listing};
 use tidegate_model::TopicSettings;
 use tokio::sync::Notify;
 use tower::{Layer, Service as TowerService};
 
-use crate::bed::{Bed, Operator, config, eventually};
+use crate::bed::{Bed, Operator, config, create, eventually};
+use crate::between::{Between, Late};
 
-/// Where the operator is stopped.
+/// Where the operator is stopped, or a call cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Moment {
+pub(crate) enum Moment {
     /// The call never arrives.
     Before,
     /// The call is done, and nobody hears of it.
@@ -94,22 +95,50 @@ where
     }
 }
 
-/// One life: what people and clients do, and what has to come of it. Answers whether the fault struck, and the final state.
-async fn live(at: usize, moment: Moment) -> (bool, usize, String) {
+/// What happens in a life beside what people do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Disturbance {
+    /// Nothing.
+    None,
+    /// The operator is stopped at this call of the API server, and a new one begins.
+    Stopped(usize, Moment),
+    /// This call of the broker fails, once.
+    Cut(usize, Moment),
+    /// What the operator knows of these kinds (a part of the path; all if empty) is always old.
+    Stale(&'static str),
+}
+
+/// What came of a life.
+pub(crate) struct Life {
+    /// How often the disturbance struck.
+    pub(crate) struck: usize,
+    /// Calls of the API server, and of the broker.
+    pub(crate) calls: (usize, usize),
+    /// Everything that is at the end.
+    pub(crate) state: String,
+}
+
+/// One life: what people and clients do, and what has to come of it.
+pub(crate) async fn live(disturbance: Disturbance) -> Life {
     let bed = Bed::new("faults").await;
     let broker = bed.broker("hub").await;
-    let new = NewTopic {
-        name: "there".into(),
-        settings: TopicSettings::default(),
-        bound: None,
-        management: tidegate_journal::entry::Management::Catalog,
+    let (at_broker, broker_moment) = match disturbance {
+        Disturbance::Cut(at, moment) => (at, moment),
+        _ => (usize::MAX, Moment::Before),
     };
-    let there = broker.hub().create_topic(new, &Caller::Client).await.unwrap().uid;
+    let between = Between::start(broker.operator_addr, at_broker, broker_moment).await;
+    bed.network.point("hub", between.url());
+    let there = create(&broker, "there", TopicSettings::default()).await;
     bed.hub("hub").await;
     bed.topic("here", json!({"partitions": 2, "deletionPolicy": "Delete"})).await;
     bed.topic("stays", json!({})).await;
+    let (at, moment) = match disturbance {
+        Disturbance::Stopped(at, moment) => (at, moment),
+        _ => (usize::MAX, Moment::Before),
+    };
     let fault = Fault { at, moment, calls: Arc::default(), struck: Arc::default() };
-    let client: Client = ClientBuilder::try_from(config().await).unwrap().with_layer(&fault).build();
+    let late = Late::new(if let Disturbance::Stale(kinds) = disturbance { Some(kinds) } else { None });
+    let client: Client = ClientBuilder::try_from(config().await).unwrap().with_layer(&late).with_layer(&fault).build();
     let mut running =
         Running { bed: &bed, fault: fault.clone(), operator: Some(bed.operator_with(client, Arc::default())), struck: false };
     running
@@ -123,13 +152,14 @@ async fn live(at: usize, moment: Moment) -> (bool, usize, String) {
     bed.delete("here").await;
     running.step(bed.gone("here")).await;
     running.step(counted(&bed)).await;
-    let (struck, calls) = (running.struck, fault.calls.load(Ordering::SeqCst));
+    let struck = usize::from(running.struck) + between.cuts() + late.delayed();
+    let calls = (fault.calls.load(Ordering::SeqCst), between.calls());
     if let Some(operator) = running.operator.take() {
         operator.kill().await;
     }
     let state = state(&bed, &broker).await;
     broker.shutdown().await;
-    (struck, calls, state)
+    Life { struck, calls, state }
 }
 
 /// The whole set of the hub's objects is there and its identity is on the volume.
@@ -225,20 +255,31 @@ where
 const AT_A_TIME: usize = 6;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stopped_at_any_call_it_ends_in_the_same_state() {
-    let (struck, calls, wanted) = live(usize::MAX, Moment::Before).await;
-    assert!(!struck);
-    println!("{calls} calls in a life without a fault; it ends so:\n{wanted}");
-    let lives = (0..calls).flat_map(|at| [(at, Moment::Before), (at, Moment::After)]);
-    let mut outcomes = futures::stream::iter(lives)
-        .map(|(at, moment)| async move { (at, moment, tokio::spawn(live(at, moment)).await) })
+async fn whatever_disturbs_it_it_ends_in_the_same_state() {
+    let life = live(Disturbance::None).await;
+    assert_eq!(life.struck, 0);
+    let ((calls, calls_of_broker), wanted) = (life.calls, life.state);
+    println!("{calls} calls of the API server, {calls_of_broker} of the broker in a life without a fault; it ends so:\n{wanted}");
+    assert!(calls > 50 && calls_of_broker > 4);
+    let moments = [Moment::Before, Moment::After];
+    let stopped = (0..calls).flat_map(|at| moments.map(|moment| Disturbance::Stopped(at, moment)));
+    let cut = (0..calls_of_broker).flat_map(|at| moments.map(|moment| Disturbance::Cut(at, moment)));
+    let stale = ["/topics", "/hubs", ""].map(Disturbance::Stale);
+    let mut outcomes = futures::stream::iter(stale.into_iter().chain(cut).chain(stopped))
+        .map(|disturbance| async move { (disturbance, tokio::spawn(live(disturbance)).await) })
         .buffer_unordered(AT_A_TIME);
-    let mut struck_lives = 0;
-    while let Some((at, moment, outcome)) = outcomes.next().await {
-        let (struck, _, state) = outcome.unwrap_or_else(|error| panic!("stopped at call {at} ({moment:?}): {error}"));
-        assert_eq!(state, wanted, "stopped at call {at} ({moment:?})");
-        struck_lives += usize::from(struck);
+    let (mut lives, mut stopped, mut cut) = (0, 0, 0);
+    while let Some((disturbance, outcome)) = outcomes.next().await {
+        let life = outcome.unwrap_or_else(|error| panic!("{disturbance:?}: {error}"));
+        assert_eq!(life.state, wanted, "{disturbance:?}");
+        lives += 1;
+        match disturbance {
+            Disturbance::Stopped(..) => stopped += life.struck,
+            Disturbance::Cut(..) => cut += life.struck,
+            _ => assert!(life.struck > 3, "{disturbance:?}: only {} parts of watches were late", life.struck),
+        }
     }
-    println!("{struck_lives} lives were cut");
-    assert!(struck_lives >= calls, "of {calls} calls and two moments each, only {struck_lives} were struck");
+    println!("{lives} lives: {stopped} operators were stopped, {cut} calls of the broker cut");
+    assert!(stopped >= calls, "of {calls} calls and two moments each, only {stopped} were struck");
+    assert!(cut >= calls_of_broker, "of {calls_of_broker} calls and two moments each, only {cut} were cut");
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests use real files")]
 
 mod bed;
+mod between;
 mod faults;
 mod leaders;
 mod matrix;

@@ -35,6 +35,7 @@ impl Program {
             .env("KUBECONFIG", &bed.kubeconfig)
             .args(["--namespace", &bed.namespace, "--lease-namespace", &bed.namespace])
             .args(["--identity", identity, "--measure-seconds", &measure_seconds.to_string()])
+            .args(["--status-writes-per-second", "100"])
             .args(["--metrics-listen", &format!("127.0.0.1:{port}")])
             .stderr(Stdio::null())
             .spawn()

@@ -54,7 +54,7 @@ async fn a_thousand_topics_are_ready_within_a_minute_and_then_it_is_quiet() {
     // The goal is a minute on a machine that does nothing else; here three times that fails.
     assert!(took < Duration::from_secs(180), "{took:?}");
     assert_eq!(broker.hub().list_topics("topic-", "", 5000, tidegate_broker::hub::Listing::Living).len(), TOPICS);
-    // The first measurements are written, five a second; then nothing is left to do.
+    // The first measurements are written; then nothing is left to do.
     let written = "tidegate_operator_status_writes_total{kind=\"Topic\"}";
     let mut last = (program.metric(written).await, Instant::now());
     loop {

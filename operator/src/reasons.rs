@@ -65,6 +65,13 @@ pub const REASONS: &[Reason] = &[
         "Hub",
         "Degraded",
         "True",
+        "VolumeNotBound",
+        "The volume claim gets no volume: the message names the storage class that does not exist or makes none. A class is fixed: delete the Hub and its claim, and apply it with another.",
+    ),
+    row(
+        "Hub",
+        "Degraded",
+        "True",
         "ImageNotPulled",
         "The broker's image cannot be pulled: correct `spec.brokers.template.image`. The pod is replaced at once.",
     ),

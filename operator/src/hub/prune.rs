@@ -63,6 +63,7 @@ mod tests {
             lease_name: "operator".to_owned(),
             identity: "me".to_owned(),
             measure_seconds: 30,
+            status_writes_per_second: 5,
             deletion_patience: None,
         }
     }

@@ -325,7 +325,7 @@ fn lost(seen: &Seen<'_>, mirror: &Mirror, uid: TopicUid, tombstone: Option<&Entr
         Some(_) => Next::Rest(Report::problem(
             "TopicDeletedElsewhere",
             format!(
-                "topic {uid} was deleted, and not through this object: restore it within 24 h (`tidegate topic restore`), delete this object, or ask for a new, empty topic: {ask}"
+                "topic {uid} was deleted, and not through this object: restore it within 24 h (`tidegate topic undelete`), delete this object, or ask for a new, empty topic: {ask}"
             ),
         )),
         None => Next::Rest(Report::problem(

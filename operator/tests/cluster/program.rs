@@ -2,6 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{Patch, PostParams};
@@ -10,7 +11,7 @@ use tidegate_broker::RunningBroker;
 use tidegate_broker::settings::{BrokerSettings, HubSettings, ListenerSettings, ObjectStoreSettings};
 use tidegate_env::Env;
 
-use crate::bed::Bed;
+use crate::bed::{Bed, eventually};
 
 /// A process; it ends with this.
 pub(crate) struct Program {
@@ -78,6 +79,19 @@ impl Program {
     }
 }
 
+/// The revision of pods, where no controller counts them.
+const REVISION: &str = "hub-1";
+
+/// Says of the broker's StatefulSet what its controller would: the pod is of the newest template, so the hub is settled.
+pub(crate) async fn settle(bed: &Bed) {
+    let workloads: Api<StatefulSet> = Api::namespaced(bed.client.clone(), &bed.namespace);
+    let workload = eventually("the StatefulSet is there", || async { workloads.get_opt("hub-broker-1").await.unwrap() }).await;
+    let status = json!({"replicas": 1, "updateRevision": REVISION, "observedGeneration": workload.metadata.generation});
+    let patch = Patch::Merge(json!({"status": status}));
+    workloads.patch_status("hub-broker-1", &Default::default(), &patch).await.unwrap();
+    bed.hub_says("Progressing", "False", "Settled").await;
+}
+
 /// A broker where the program looks for it: at the address of the hub's pod, a loopback address of its own, and the operator's fixed port.
 pub(crate) async fn broker_at_pod(bed: &Bed) -> RunningBroker {
     let random = uuid::Uuid::new_v4().into_bytes();
@@ -92,7 +106,8 @@ pub(crate) async fn broker_at_pod(bed: &Bed) -> RunningBroker {
     };
     let broker = tidegate_broker::serve(settings, Env::real()).await.unwrap();
     let pods: Api<Pod> = Api::namespaced(bed.client.clone(), &bed.namespace);
-    let labels = json!({"tidegate.dev/hub": "hub", "app.kubernetes.io/managed-by": "tidegate-operator"});
+    let labels = json!({"tidegate.dev/hub": "hub", "app.kubernetes.io/managed-by": "tidegate-operator",
+        "controller-revision-hash": REVISION});
     let pod = json!({"metadata": {"name": "hub-broker-1-0", "labels": labels}, "spec": {"containers": [{"name": "broker", "image": "none"}]}});
     pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
     let status = json!({"status": {"podIP": address, "podIPs": [{"ip": address}], "phase": "Running",

@@ -8,7 +8,7 @@ use serde_json::json;
 use tidegate_crd::Topic;
 
 use crate::bed::{Bed, eventually};
-use crate::program::{Program, broker_at_pod};
+use crate::program::{Program, broker_at_pod, settle};
 
 const TOPICS: usize = 1000;
 
@@ -20,6 +20,7 @@ async fn a_thousand_topics_are_ready_within_a_minute_and_then_it_is_quiet() {
     let program = Program::start(&bed, "alone", 5);
     bed.topic("warm-up", json!({})).await;
     bed.until("warm-up", "Serving").await;
+    settle(&bed).await;
     let before = (program.usage(), program.metric("tidegate_operator_api_calls_total").await);
     // Watched, not listed again and again: the API server has enough to do.
     let (seen, writer) = reflector::store();

@@ -8,8 +8,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use openraft::impls::leader_id_adv::LeaderId;
+use openraft::impls::leader_id_std::LeaderId;
 use openraft::rt::deterministic_rng::DeterministicRng;
+use openraft::vote::RaftLeaderId;
 use openraft::{EmptyNode, Membership};
 use tidegate_wal as wal;
 
@@ -26,6 +27,8 @@ openraft::declare_raft_types!(
         R = Reply,
         NodeId = u64,
         Node = EmptyNode,
+        // One leader for each term (I6): openraft's own default allows several, one after the other.
+        LeaderId = LeaderId<u64, u64>,
         AsyncRuntime = Runtime,
 );
 
@@ -55,15 +58,15 @@ impl fmt::Debug for Data {
 #[derive(Debug, Default)]
 pub(crate) struct Reply(pub(crate) Vec<UnitOutcome>);
 
-/// Where an entry stands in the WAL.
+/// Where an entry stands in the WAL. Its term says who led; the place for a leader stays 0.
 pub(super) fn position(id: &LogId) -> wal::Position {
-    wal::Position { term: id.leader_id.term, leader: id.leader_id.node_id, index: id.index + 1 }
+    wal::Position { term: id.leader_id.term, leader: 0, index: id.index + 1 }
 }
 
 /// The inverse of [`position`]; `None` for index 0, which stands for "before the first entry".
 pub(super) fn log_id(at: wal::Position) -> Option<LogId> {
     let index = at.index.checked_sub(1)?;
-    Some(LogId { leader_id: LeaderId { term: at.term, node_id: at.leader }, index })
+    Some(LogId { leader_id: LeaderId::new(at.term, 0).to_committed(), index })
 }
 
 /// Why stored bytes are not what Raft wrote.
@@ -93,7 +96,7 @@ pub(super) fn encode_vote(vote: &Vote) -> Bytes {
     bytes.put_u8(VOTE_VERSION);
     bytes.put_u8(u8::from(vote.committed));
     bytes.put_u64_le(vote.leader_id.term);
-    bytes.put_u64_le(vote.leader_id.node_id);
+    bytes.put_u64_le(vote.leader_id.voted_for);
     bytes.freeze()
 }
 

@@ -109,7 +109,7 @@ impl Header {
         for entry in &request.entries {
             let chunks = encode_payload(&entry.payload);
             out.put_u64_le(entry.log_id.leader_id.term);
-            out.put_u64_le(entry.log_id.leader_id.node_id);
+            out.put_u64_le(0);
             out.put_u32_le(chunks.iter().map(Bytes::len).sum::<usize>() as u32);
             bodies.extend(chunks);
         }
@@ -197,7 +197,7 @@ fn append_request(rope: &mut Rope) -> Result<AppendEntriesRequest<TypeConfig>, C
     let first = prev_log_id.map_or(0, |id| position(&id).index) + 1;
     for (index, (term, leader, length)) in (first..).zip(heads) {
         let id = log_id(Position { term, leader, index }).ok_or(SHORT)?;
-        if (term, leader) > (vote.leader_id.term, vote.leader_id.node_id) {
+        if term > vote.leader_id.term {
             return Err(CodecError::Beyond { term, vote: vote.leader_id.term });
         }
         entries.push(RaftEntry { log_id: id, payload: decode_payload(rope.take(length)?)? });

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::fleet::{self, GrpcTransport, Network};
 use crate::grpc::{self, Edge, Served};
 use crate::http;
 use crate::hub::{Hub, OpenError};
@@ -53,6 +54,8 @@ pub struct RunningBroker {
     /// The hub's identity.
     pub hub_id: HubId,
     hub: Hub,
+    /// The port for peers, where there is one.
+    transport: Option<Arc<GrpcTransport>>,
     edge: Arc<Edge>,
     client: Served,
     operator: Served,
@@ -84,13 +87,36 @@ pub async fn serve_with(settings: BrokerSettings, env: Env, store: Arc<dyn Objec
     let client = listen("client", settings.listeners.client).await?;
     let operator = listen("operator", settings.listeners.operator).await?;
     let http = listen("http", settings.listeners.http).await?;
-    let hub = Hub::open(settings.hub.clone(), &settings.limits, &env, store).await?;
+    let peer = match settings.listeners.peer {
+        Some(address) => Some(listen("peer", address).await?),
+        None => None,
+    };
     let stop = CancellationToken::new();
     let address = |listener: &TcpListener, name, configured| {
         listener.local_addr().map_err(|source| ServeError::Listen { listener: name, address: configured, source })
     };
     let http_addr = address(&http, "http", settings.listeners.http)?;
     let client_addr = address(&client, "client", settings.listeners.client)?;
+    let mut advertised = Vec::new();
+    let mut transport = None;
+    if let Some(peer) = peer {
+        let listeners = &settings.listeners;
+        let told = |given: &Option<String>, bound: SocketAddr| given.clone().unwrap_or_else(|| bound.to_string());
+        let operator_addr = address(&operator, "operator", listeners.operator)?;
+        let peer_addr = address(&peer, "peer", listeners.operator)?;
+        advertised.push((fleet::CLIENT.to_owned(), told(&listeners.advertised, client_addr)));
+        advertised.push((fleet::OPERATOR.to_owned(), told(&listeners.advertised_operator, operator_addr)));
+        advertised.push((fleet::PEER.to_owned(), told(&listeners.advertised_peer, peer_addr)));
+        transport = Some(Arc::new(GrpcTransport::new(env.clone(), peer)));
+    }
+    let network = match &transport {
+        Some(transport) => Network { transport: Arc::clone(transport) as Arc<dyn fleet::Transport>, advertised },
+        None => Network::none(),
+    };
+    let hub = Hub::open_in(settings.hub.clone(), &settings.limits, &env, store, network).await?;
+    if let Some(transport) = &transport {
+        transport.attach(&hub);
+    }
     let edge = Arc::new(Edge {
         hub: hub.clone(),
         env,
@@ -115,6 +141,7 @@ pub async fn serve_with(settings: BrokerSettings, env: Env, store: Arc<dyn Objec
         http_addr,
         hub_id: hub.id(),
         hub,
+        transport,
         edge,
         client,
         operator,
@@ -141,6 +168,11 @@ fn batch_limits(limits: &Limits) -> BatchLimits {
 }
 
 impl RunningBroker {
+    /// Where other brokers reach this one; `None` if it is alone.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.transport.as_ref().and_then(|transport| transport.address())
+    }
+
     /// The hub under the edges.
     pub fn hub(&self) -> &Hub {
         &self.hub
@@ -170,6 +202,9 @@ impl RunningBroker {
             () = self.edge.env.clock.sleep(self.deadline / 2) => tracing::warn!("clients did not finish in time and are cut off"),
         }
         self.hub.shutdown(self.deadline / 2).await;
+        if let Some(transport) = &self.transport {
+            transport.stop().await;
+        }
         tracing::info!("stopped");
     }
 }

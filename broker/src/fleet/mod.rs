@@ -5,6 +5,7 @@
 
 mod answer;
 mod forward;
+mod grpc;
 mod join;
 mod keeper;
 mod placer;
@@ -20,6 +21,7 @@ use tidegate_model::{BrokerId, HubId, JournalId};
 use tidegate_proto::internal::v1 as wired;
 
 pub(crate) use forward::{Forwarder, Pending};
+pub(crate) use grpc::GrpcTransport;
 pub(crate) use join::{Newcomer, hello, join};
 pub(crate) use keeper::{Fleetwork, beginning, keep, place};
 pub(crate) use reports::Reports;

@@ -42,7 +42,12 @@ impl Metadata {
         Ok(v1::GetMetadataResponse {
             hub_id: Bytes::copy_from_slice(edge.hub.id().0.as_bytes()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            brokers: vec![v1::Broker { broker_id: broker, endpoint: edge.endpoint.clone() }],
+            brokers: edge
+                .hub
+                .endpoints(&edge.endpoint)
+                .into_iter()
+                .map(|(id, endpoint)| v1::Broker { broker_id: id.0, endpoint })
+                .collect(),
             broker_id: broker,
             topics,
             limits: Some(v1::HubLimits {
@@ -67,14 +72,15 @@ impl Metadata {
     }
 
     fn describe(&self, topic: &TopicDescription) -> v1::TopicMetadata {
-        let broker = self.0.hub.broker().0;
-        let partitions = (0..topic.settings.partitions as i32).map(|partition| {
-            let marks = self.0.hub.marks_of(&PartitionRef::new(&topic.name, partition)).ok();
+        let hub = &self.0.hub;
+        let homes = hub.homes_of(topic.uid);
+        let partitions = (0..).zip(homes).map(|(partition, home)| {
+            let marks = hub.marks_of(&PartitionRef::new(&topic.name, partition)).ok();
             v1::PartitionMetadata {
                 partition,
-                leader: marks.map(|_| broker),
+                leader: home.leader.map(|broker| broker.0),
                 leader_epoch: marks.map_or(-1, |marks| marks.epoch.0),
-                replicas: vec![broker],
+                replicas: home.replicas.iter().map(|broker| broker.0).collect(),
             }
         });
         v1::TopicMetadata {

@@ -46,7 +46,7 @@ pub use open::OpenError;
 pub(crate) use open::{journal_settings, unit_bytes, wal_settings};
 pub use producers::InitProducer;
 pub(crate) use routes::{Routes, View, settings_of};
-pub use statistics::{HubStatistics, TopicStatistics};
+pub use statistics::{HubStatistics, PartitionHome, TopicStatistics};
 pub use topics::{Caller, Listing, NewTopic, TopicChanges};
 pub use types::{
     Append, Appended, Deleted, Fetch, FetchPart, Fetched, GroupOffset, Located, Marks, PartitionNumbers, PartitionRef, Position,

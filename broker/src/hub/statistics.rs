@@ -1,9 +1,13 @@
 //! Measured numbers: of the hub, of topics, of partitions.
 
-use tidegate_model::{JournalId, TimestampMs, TopicPartition, TopicUid};
+use std::collections::{BTreeMap, BTreeSet};
+
+use tidegate_journal::entry::BrokerState;
+use tidegate_model::{BrokerId, JournalId, TimestampMs, TopicPartition, TopicUid};
 use tidegate_wal::Pressure;
 
 use super::{Error, Hub, Marks, PartitionNumbers};
+use crate::fleet::CLIENT;
 use crate::metrics::{Readings, SourceLabels};
 
 /// Numbers of a hub.
@@ -46,7 +50,47 @@ pub struct TopicStatistics {
     pub tiering_lag_ms: u64,
 }
 
+/// Who holds a partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PartitionHome {
+    /// The broker that leads it, if known.
+    pub leader: Option<BrokerId>,
+    /// The brokers that hold a replica.
+    pub replicas: Vec<BrokerId>,
+}
+
 impl Hub {
+    /// Where clients reach the hub's brokers that take part; this one at `own`.
+    pub fn endpoints(&self, own: &str) -> Vec<(BrokerId, String)> {
+        let mut endpoints: BTreeMap<BrokerId, String> = self.inner.catalog.read_state(|state| {
+            let taking_part = state.catalog().fleet().brokers().filter(|(_, broker)| broker.state != BrokerState::Retired);
+            taking_part.filter_map(|(id, broker)| Some((id, broker.address(CLIENT)?.to_owned()))).collect()
+        });
+        endpoints.insert(self.broker(), own.to_owned());
+        endpoints.into_iter().collect()
+    }
+
+    /// Who holds a topic's partitions, by partition. A partition that is not open yet has no leader.
+    pub fn homes_of(&self, topic: TopicUid) -> Vec<PartitionHome> {
+        let Some(topic) = self.inner.routes.view().by_uid.get(&topic).cloned() else { return Vec::new() };
+        let journals: BTreeSet<JournalId> = topic.journals.iter().copied().collect();
+        let home = |id: JournalId| {
+            let replicas = self.inner.catalog.read_state(|state| {
+                let info = state.catalog().fleet().journal(id);
+                info.map(|info| info.replicas.iter().map(|replica| replica.broker).collect()).unwrap_or_default()
+            });
+            PartitionHome { leader: self.inner.leader_of(id), replicas }
+        };
+        let homes: BTreeMap<JournalId, PartitionHome> = journals.into_iter().map(|id| (id, home(id))).collect();
+        let partitions = topic.partitions().map(|(at, journal)| {
+            let home = homes.get(&journal).cloned().unwrap_or_default();
+            let hosted = self.inner.hosted.get(journal);
+            let is_open = hosted.is_none_or(|journal| journal.read_state(|state| state.partition(at).is_some()));
+            PartitionHome { leader: home.leader.filter(|_| is_open), ..home }
+        });
+        partitions.collect()
+    }
+
     /// Numbers of the hub. Looks at every open partition: some microseconds for each.
     pub fn statistics(&self) -> HubStatistics {
         let wal = self.inner.wal.status();

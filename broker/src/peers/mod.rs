@@ -93,7 +93,15 @@ impl PeerNetwork {
     /// # Errors
     /// The listener has no address.
     pub fn serve(&self, listener: TcpListener) -> std::io::Result<SocketAddr> {
-        server::serve(Arc::clone(&self.inner), listener)
+        self.serve_with(listener, tonic::service::Routes::default())
+    }
+
+    /// As [`PeerNetwork::serve`], with other services on the same port.
+    ///
+    /// # Errors
+    /// The listener has no address.
+    pub fn serve_with(&self, listener: TcpListener, beside: tonic::service::Routes) -> std::io::Result<SocketAddr> {
+        server::serve(Arc::clone(&self.inner), listener, beside)
     }
 
     /// Ends all connections and the listener.

@@ -17,6 +17,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
 use tonic::server::{Grpc, NamedService, StreamingService};
+use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use tower::Service;
 
@@ -35,7 +36,7 @@ const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
-pub(super) fn serve(inner: Arc<Inner>, listener: TcpListener) -> std::io::Result<SocketAddr> {
+pub(super) fn serve(inner: Arc<Inner>, listener: TcpListener, beside: Routes) -> std::io::Result<SocketAddr> {
     let address = listener.local_addr()?;
     let (tasks, stopping) = (inner.tasks.clone(), inner.stopping.clone());
     let router = tonic::transport::Server::builder()
@@ -44,6 +45,7 @@ pub(super) fn serve(inner: Arc<Inner>, listener: TcpListener) -> std::io::Result
         .max_frame_size(256 << 10)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .tcp_nodelay(true)
+        .add_routes(beside)
         .add_service(PeerServer { inner });
     tasks.spawn(async move {
         let incoming = TcpListenerStream::new(listener);

@@ -85,14 +85,28 @@ pub struct ListenerSettings {
     pub operator: SocketAddr,
     /// HTTP for metrics and probes. Default `127.0.0.1:7173`.
     pub http: SocketAddr,
+    /// gRPC for the hub's other brokers. Default none: this broker is alone. Nothing else may reach this port.
+    pub peer: Option<SocketAddr>,
     /// The `host:port` that clients are told in metadata. Default: the address that `client` came to.
     pub advertised: Option<String>,
+    /// The `host:port` by which other brokers reach `peer`. Default: the address that it came to.
+    pub advertised_peer: Option<String>,
+    /// The `host:port` by which other brokers and the operator reach `operator`. Default: the address that it came to.
+    pub advertised_operator: Option<String>,
 }
 
 impl Default for ListenerSettings {
     fn default() -> Self {
         let local = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        ListenerSettings { client: local(7171), operator: local(7172), http: local(7173), advertised: None }
+        ListenerSettings {
+            client: local(7171),
+            operator: local(7172),
+            http: local(7173),
+            peer: None,
+            advertised: None,
+            advertised_peer: None,
+            advertised_operator: None,
+        }
     }
 }
 
@@ -266,8 +280,22 @@ impl BrokerSettings {
         self.limits.validate()?;
         self.check_room()?;
         within("shutdown_deadline_ms", self.shutdown_deadline_ms, 0, 600_000)?;
-        if self.listeners.advertised.as_deref().is_some_and(|address| !address.contains(':')) {
-            return Err(SettingError::new("listeners.advertised", "must be `host:port`, as `hub.example.com:7171`"));
+        let ListenerSettings { advertised, advertised_peer, advertised_operator, .. } = &self.listeners;
+        let advertised = [
+            ("listeners.advertised", advertised),
+            ("listeners.advertised_peer", advertised_peer),
+            ("listeners.advertised_operator", advertised_operator),
+        ];
+        for (field, address) in advertised {
+            if address.as_deref().is_some_and(|address| !address.contains(':')) {
+                return Err(SettingError::new(field, "must be `host:port`, as `hub.example.com:7171`"));
+            }
+        }
+        if self.listeners.peer.is_none() && !self.hub.fleet.join.is_empty() {
+            return Err(SettingError::new(
+                "listeners.peer",
+                "is not set, and hub.fleet.join is: other brokers must reach this one",
+            ));
         }
         Ok(())
     }

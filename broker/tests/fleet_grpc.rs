@@ -1,0 +1,97 @@
+//! Three brokers as users run them, on loopback: coming in by address, metadata, records through any broker, one broker gone.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests use real files and clocks")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use common::*;
+use tidegate_broker::settings::BrokerSettings;
+use tidegate_broker::{RunningBroker, serve_with};
+use tidegate_client::proto::v1;
+use tidegate_client::proto::v1::metadata_service_client::MetadataServiceClient;
+use tidegate_client::{Client, Record, Start};
+use tidegate_env::Env;
+
+const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+async fn start(directory: &Path, number: u32, join: &[String]) -> RunningBroker {
+    let mut settings = BrokerSettings { hub: untiered(&directory.join(number.to_string())), ..BrokerSettings::default() };
+    settings.hub.broker_id = number;
+    settings.hub.fleet.join = join.to_vec();
+    settings.listeners.client = ANY;
+    settings.listeners.operator = ANY;
+    settings.listeners.http = ANY;
+    settings.listeners.peer = Some(ANY);
+    serve_with(settings, Env::real(), store(directory).await).await.unwrap()
+}
+
+async fn metadata(client: &Client) -> v1::GetMetadataResponse {
+    let request = v1::GetMetadataRequest { topics: vec!["events".to_owned()], exclude_topics: false };
+    MetadataServiceClient::new(client.transport()).get_metadata(request).await.unwrap().into_inner()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_brokers_take_records_anywhere_and_go_on_without_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = start(directory.path(), 1, &[]).await;
+    let join = [first.peer_addr().unwrap().to_string()];
+    let second = start(directory.path(), 2, &join).await;
+    let third = start(directory.path(), 3, &join).await;
+    first.hub().set_replication_factor(3).await.unwrap();
+    create(second.hub(), "events", 8).await;
+
+    let client = Client::connect(second.client_addr.to_string()).await.unwrap();
+    let producer = client.producer().build().unwrap();
+    let mut said = BTreeSet::new();
+    for number in 0..50 {
+        let value = format!("before {number}");
+        producer.send(Record::new("events").key(number.to_string()).value(value.clone())).await.unwrap().wait().await.unwrap();
+        said.insert(value);
+    }
+    until("all brokers lead, and metadata says so", async || {
+        let metadata = metadata(&client).await;
+        let leaders: BTreeSet<_> = metadata.topics[0].partitions.iter().filter_map(|partition| partition.leader).collect();
+        let whole = metadata.topics[0].partitions.iter().all(|partition| partition.replicas.len() == 3);
+        metadata.brokers.len() == 3 && whole && leaders.len() >= 2
+    })
+    .await;
+    until("all voters are there", async || {
+        let status = first.hub().cluster_status();
+        status.journals.iter().all(|journal| journal.members.iter().filter(|member| member.votes && member.in_sync).count() == 3)
+            || second
+                .hub()
+                .cluster_status()
+                .journals
+                .iter()
+                .all(|journal| journal.members.iter().filter(|member| member.votes).count() == 3)
+            || third
+                .hub()
+                .cluster_status()
+                .journals
+                .iter()
+                .all(|journal| journal.members.iter().filter(|member| member.votes).count() == 3)
+    })
+    .await;
+
+    first.shutdown().await;
+    for number in 0..50 {
+        let value = format!("after {number}");
+        producer.send(Record::new("events").key(number.to_string()).value(value.clone())).await.unwrap().wait().await.unwrap();
+        said.insert(value);
+    }
+    producer.close().await.unwrap();
+    let other = Client::connect(third.client_addr.to_string()).await.unwrap();
+    let mut consumer = other.consumer().assign("events", Start::Earliest).build().await.unwrap();
+    let mut heard = Vec::new();
+    while heard.len() < said.len() {
+        let record = consumer.next().await.unwrap().unwrap();
+        heard.push(String::from_utf8(record.value.unwrap().to_vec()).unwrap());
+    }
+    assert_eq!(heard.iter().cloned().collect::<BTreeSet<_>>(), said);
+    assert_eq!(heard.len(), said.len(), "nothing came twice");
+    second.shutdown().await;
+    third.shutdown().await;
+}

@@ -13,6 +13,11 @@ use crate::consumer::ConsumerBuilder;
 use crate::producer::ProducerBuilder;
 use crate::{Admin, ClientSettings, Error, Propagation, Result, TracePropagator};
 
+/// A quiet connection is asked after so long, and dropped as long after that without an answer.
+const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(20);
+/// The same where there are several endpoints.
+const LEAVE_AFTER: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// What carries calls: a connection with the trace hook.
 pub type Transport = InterceptedService<Channel, Propagation>;
 
@@ -20,7 +25,7 @@ pub type Transport = InterceptedService<Channel, Propagation>;
 #[derive(Clone, Debug)]
 pub struct Client {
     settings: Arc<ClientSettings>,
-    endpoint: Endpoint,
+    endpoints: Arc<[Endpoint]>,
     propagation: Propagation,
     /// For unary calls.
     shared: Transport,
@@ -41,11 +46,22 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub async fn connect_with(settings: ClientSettings, propagator: Option<Arc<dyn TracePropagator>>) -> Result<Client> {
-        let endpoint = endpoint(&settings)?;
+        let endpoints = endpoints(&settings)?;
         let propagation = propagator.map(Propagation::new).unwrap_or_default();
-        let channel = endpoint.connect().await?;
+        let mut tried = None;
+        for endpoint in endpoints.iter() {
+            tried = Some(endpoint.connect().await);
+            if matches!(tried, Some(Ok(_))) {
+                break;
+            }
+        }
+        let channel = match (tried, endpoints.len()) {
+            (Some(Ok(channel)), 1) => channel,
+            (Some(Ok(_)) | None, _) => channel(&endpoints),
+            (Some(Err(error)), _) => return Err(error.into()),
+        };
         let shared = InterceptedService::new(channel, propagation.clone());
-        Ok(Client { settings: Arc::new(settings), endpoint, propagation, shared })
+        Ok(Client { settings: Arc::new(settings), endpoints, propagation, shared })
     }
 
     /// The settings.
@@ -75,7 +91,7 @@ impl Client {
 
     /// A connection of its own, opened with the first call and again after each failure.
     pub fn new_transport(&self) -> Transport {
-        InterceptedService::new(self.endpoint.connect_lazy(), self.propagation.clone())
+        InterceptedService::new(channel(&self.endpoints), self.propagation.clone())
     }
 
     /// Brokers, topics and limits; all topics if none is named.
@@ -119,17 +135,41 @@ impl Client {
     }
 }
 
-fn endpoint(settings: &ClientSettings) -> Result<Endpoint> {
+/// A connection that is opened with the first call, and again after each failure: with several endpoints, to any of them.
+fn channel(endpoints: &[Endpoint]) -> Channel {
+    match endpoints {
+        [only] => only.connect_lazy(),
+        several => Channel::balance_list(several.iter().cloned()),
+    }
+}
+
+fn endpoints(settings: &ClientSettings) -> Result<Arc<[Endpoint]>> {
     settings.validate()?;
-    let endpoint = Endpoint::from_shared(settings.endpoint.clone()).map_err(|error| Error::Setting {
+    let addresses: Vec<&str> = settings.endpoint.split(',').map(str::trim).filter(|address| !address.is_empty()).collect();
+    let several = addresses.len() > 1;
+    if addresses.is_empty() {
+        return Err(Error::Setting {
+            field: "endpoint",
+            message: "is empty: give http://host:port, or several divided by commas".to_owned(),
+        });
+    }
+    addresses.into_iter().map(|address| endpoint(settings, address, several)).collect()
+}
+
+fn endpoint(settings: &ClientSettings, address: &str, several: bool) -> Result<Endpoint> {
+    let address = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+    let endpoint = Endpoint::from_shared(address.clone()).map_err(|error| Error::Setting {
         field: "endpoint",
-        message: format!("`{}` is no URI of the form http://host:port: {error}", settings.endpoint),
+        message: format!("`{address}` is no URI of the form http://host:port: {error}"),
     })?;
+    // Where there are others to go to, a broker that does not answer is left soon.
+    let (interval, timeout) = if several { (LEAVE_AFTER, LEAVE_AFTER) } else { (KEEPALIVE, KEEPALIVE) };
     Ok(endpoint
         .connect_timeout(settings.connect_timeout)
         .tcp_nodelay(true)
         .tcp_keepalive(Some(std::time::Duration::from_secs(30)))
-        .http2_keep_alive_interval(std::time::Duration::from_secs(20))
+        .http2_keep_alive_interval(interval)
+        .keep_alive_timeout(timeout)
         .initial_stream_window_size(settings.stream_window_bytes)
         .initial_connection_window_size(settings.connection_window_bytes)
         .max_frame_size(settings.frame_bytes))

@@ -7,7 +7,8 @@ use crate::{Backoff, Error, Result};
 /// How a client reaches its hub.
 #[derive(Clone, Debug)]
 pub struct ClientSettings {
-    /// Where the hub is: `http://host:port`; without a scheme `http://` is meant.
+    /// Where the hub is: `http://host:port`; without a scheme `http://` is meant. Several brokers of one hub are divided by commas: calls and streams
+    /// go to any that answers, and one that does not answer for some seconds is left.
     pub endpoint: String,
     /// Longest time to connect. Default 5 s.
     pub connect_timeout: Duration,

@@ -14,7 +14,7 @@ const CLIENT_FILES: [&str; 7] = [
     "tidegate/v1/metadata.proto",
     "tidegate/v1/topic.proto",
 ];
-const OPERATOR_FILES: [&str; 1] = ["tidegate/operator/v1/operator.proto"];
+const OPERATOR_FILES: [&str; 2] = ["tidegate/operator/v1/operator.proto", "tidegate/operator/v1/cluster.proto"];
 const PEER_FILES: [&str; 1] = ["tidegate/peer/v1/peer.proto"];
 const INTERNAL_FILES: [&str; 1] = ["tidegate/internal/v1/fleet.proto"];
 

@@ -188,6 +188,8 @@ impl RunningBroker {
     pub async fn shutdown(self) {
         self.client.health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         self.operator.health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        // Others lead before this one refuses anything.
+        self.hub.hand_over().await;
         self.hub.stop_intake();
         self.edge.draining.cancel();
         self.stop.cancel();

@@ -10,6 +10,9 @@ use std::path::Path;
 use common::*;
 use tidegate_broker::settings::BrokerSettings;
 use tidegate_broker::{RunningBroker, serve_with};
+use tidegate_client::proto::errors::{Failure, Reason};
+use tidegate_client::proto::operator::v1 as wire;
+use tidegate_client::proto::operator::v1::cluster_service_client::ClusterServiceClient;
 use tidegate_client::proto::v1;
 use tidegate_client::proto::v1::metadata_service_client::MetadataServiceClient;
 use tidegate_client::{Client, Record, Start};
@@ -40,10 +43,15 @@ async fn three_brokers_take_records_anywhere_and_go_on_without_one() {
     let join = [first.peer_addr().unwrap().to_string()];
     let second = start(directory.path(), 2, &join).await;
     let third = start(directory.path(), 3, &join).await;
-    first.hub().set_replication_factor(3).await.unwrap();
+    // Asked of a broker that does not lead the catalog.
+    let address = format!("http://{}", third.operator_addr);
+    let mut cluster = ClusterServiceClient::connect(address).await.unwrap();
+    let refused = cluster.set_replication_factor(wire::SetReplicationFactorRequest { replication_factor: 2 }).await.unwrap_err();
+    assert_eq!(Failure::from_status(&refused).reason, Reason::InvalidArgument, "{refused}");
+    cluster.set_replication_factor(wire::SetReplicationFactorRequest { replication_factor: 3 }).await.unwrap();
     create(second.hub(), "events", 8).await;
 
-    let client = Client::connect(second.client_addr.to_string()).await.unwrap();
+    let client = Client::connect(format!("{},{}", first.client_addr, second.client_addr)).await.unwrap();
     let producer = client.producer().build().unwrap();
     let mut said = BTreeSet::new();
     for number in 0..50 {
@@ -59,20 +67,13 @@ async fn three_brokers_take_records_anywhere_and_go_on_without_one() {
     })
     .await;
     until("all voters are there", async || {
-        let status = first.hub().cluster_status();
-        status.journals.iter().all(|journal| journal.members.iter().filter(|member| member.votes && member.in_sync).count() == 3)
-            || second
-                .hub()
-                .cluster_status()
-                .journals
-                .iter()
-                .all(|journal| journal.members.iter().filter(|member| member.votes).count() == 3)
-            || third
-                .hub()
-                .cluster_status()
-                .journals
-                .iter()
-                .all(|journal| journal.members.iter().filter(|member| member.votes).count() == 3)
+        let described = cluster.describe_cluster(wire::DescribeClusterRequest {}).await.map(tonic::Response::into_inner);
+        described.is_ok_and(|hub| {
+            let voting = |journal: &wire::ClusterJournal| {
+                journal.replicas.iter().filter(|replica| replica.votes && replica.in_sync).count()
+            };
+            hub.brokers.len() == 3 && hub.journals.iter().all(|journal| voting(journal) == 3)
+        })
     })
     .await;
 

@@ -30,7 +30,7 @@ fn broker_settings(directory: &Path) -> BrokerSettings {
     BrokerSettings {
         hub: untiered(directory),
         object_store: ObjectStoreSettings::Directory { path: directory.join("store") },
-        listeners: ListenerSettings { client: any, operator: any, http: any, advertised: None },
+        listeners: ListenerSettings { client: any, operator: any, http: any, ..ListenerSettings::default() },
         shutdown_deadline_ms: 10_000,
         ..BrokerSettings::default()
     }

@@ -85,6 +85,8 @@ pub(crate) enum Command {
     Broker(RunArgs),
     /// Create, change, delete, restore, describe and list topics.
     Topic(TopicArgs),
+    /// Show a hub's brokers and journals, drain brokers, set how often data is replicated.
+    Cluster(ClusterArgs),
     /// Make topics as a file of manifests says (the same that `kubectl apply -f` takes).
     Apply(ApplyArgs),
     /// Append events from a file or standard input to a topic.
@@ -135,6 +137,47 @@ pub(crate) struct RunArgs {
     /// Write the addresses listened on to this file (JSON) when the hub serves, and remove it at the end.
     #[arg(long)]
     pub(crate) ready_file: Option<PathBuf>,
+}
+
+/// Cluster commands.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArgs {
+    /// Where a broker's gRPC listener for the operator is.
+    #[arg(long, env = "TIDEGATE_OPERATOR_ADDRESS", default_value = "http://127.0.0.1:7172", global = true)]
+    pub(crate) operator_address: String,
+    /// How answers look.
+    #[arg(long, short = 'o', value_enum, default_value_t = Output::Table, global = true)]
+    pub(crate) output: Output,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: ClusterCommand,
+}
+
+/// What can be done to a cluster.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// List brokers and journals, with leaders and replicas.
+    Describe,
+    /// Move everything from a broker to others; it is retired for good when it holds nothing any more.
+    Drain {
+        /// Its number.
+        broker: u32,
+    },
+    /// End a drain before its end.
+    Undrain {
+        /// Its number.
+        broker: u32,
+    },
+    /// Retire a broker that holds nothing.
+    Retire {
+        /// Its number.
+        broker: u32,
+    },
+    /// Set how many voters each journal shall have: 1, 3 or 5.
+    Replicas {
+        /// The number.
+        factor: u32,
+    },
 }
 
 /// Topic commands.

@@ -43,6 +43,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Dev(args) => return commands::server::run(args, Greeting::Person).await,
         Command::Broker(args) => return commands::server::run(args, Greeting::None).await,
+        Command::Cluster(args) => commands::cluster::run(args).await?,
         Command::Topic(args) => commands::topic::run(args).await?,
         Command::Apply(args) => commands::apply::run(args).await?,
         Command::Produce(args) => commands::produce::run(args).await?,

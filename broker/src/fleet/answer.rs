@@ -1,6 +1,7 @@
 //! Answering other brokers' questions.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidegate_journal::entry::{Operation, Outcome, Unit};
 use tidegate_model::{BrokerId, JournalId};
@@ -9,9 +10,20 @@ use tidegate_proto::internal::v1::answer::Told;
 use tidegate_proto::internal::v1::request::Ask;
 
 use super::{Pending, wire};
+use crate::grpc::cluster_out;
 use crate::hub::{Error, Hub, Inner, applied, submit_error};
 
+/// A member that lacks at most so many entries can take over at once.
+const NEAR_ENTRIES: u64 = 1024;
+/// How long one journal's new leader may take to come up.
+const HAND_OVER: Duration = Duration::from_secs(2);
+
 impl Hub {
+    /// Hands all journals that this broker leads to others. The first step of a stop: see [`Hub::shutdown`].
+    pub async fn hand_over(&self) {
+        self.inner.hand_over().await;
+    }
+
     /// Answers another broker. Never asks a third one, but for the registration of a newcomer.
     pub async fn answer(&self, request: wired::Request) -> wired::Answer {
         let told = match self.fits(&request) {
@@ -43,6 +55,10 @@ impl Inner {
             Ask::Submit(submit) => self.take(submit).await.map(Told::Submitted),
             Ask::Report(report) => self.hear(report).map(Told::Heard),
             Ask::Change(change) => self.change_members(change).await.map(Told::Changed),
+            Ask::Describe(_) if self.catalog.leadership().borrow().is_self => {
+                Ok(Told::Cluster(cluster_out(&self.cluster_status())))
+            }
+            Ask::Describe(_) => Err(self.not_leader(JournalId::CATALOG)),
             Ask::Read(_) => Err(Error::unavailable("reads between brokers are not there yet")),
         }
     }
@@ -102,6 +118,25 @@ impl Inner {
     /// Proposes a unit of one operation, wherever its journal is led, and waits for its outcome.
     pub(crate) async fn propose(self: &Arc<Self>, id: JournalId, unit: Unit) -> Result<Outcome, Error> {
         applied(self.submit(id, unit).await?.await)
+    }
+
+    /// Hands all journals that this broker leads to others, as far as there is somebody in sync to take them. Writes to each pause for a moment.
+    pub(crate) async fn hand_over(&self) {
+        let hosted = self.hosted.all();
+        let led = hosted.values().chain([&self.catalog]).filter(|journal| journal.leadership().borrow().is_self);
+        let handed = led.filter_map(|journal| {
+            let voters = journal.members().voters;
+            let others = journal.progress().into_iter().filter(|(id, _)| *id != journal.replica() && voters.contains(id));
+            let (heir, progress) = others.max_by_key(|(_, progress)| progress.matched)?;
+            // One that is far behind would take long, and an election finds somebody better.
+            (progress.matched + NEAR_ENTRIES >= progress.last).then_some((journal, heir))
+        });
+        let transfers = handed.map(async |(journal, heir)| {
+            if let Err(error) = journal.transfer_leadership(heir, HAND_OVER).await {
+                tracing::warn!(journal = journal.id().0, %error, "a journal was not handed over");
+            }
+        });
+        futures::future::join_all(transfers).await;
     }
 
     /// Nobody else is known who could lead anything.

@@ -219,12 +219,17 @@ impl Inner {
     pub(crate) fn cluster_status(self: &Arc<Self>) -> ClusterStatus {
         let heard = self.reports.heard();
         let now = self.env.clock.monotonic();
+        // What is led here is known without a report: a hub of one broker makes none.
+        let hosted = self.hosted.all();
+        let led_here = hosted.values().chain([&self.catalog]).filter(|journal| journal.leadership().borrow().is_self);
+        let own: BTreeMap<JournalId, wired::LedJournal> =
+            led_here.map(|journal| (journal.id(), led_journal(journal, 0.0))).collect();
         self.catalog.read_state(|state| {
             let fleet = state.catalog().fleet();
             let journals: Vec<JournalStatus> = fleet
                 .journals()
                 .map(|(id, info)| {
-                    let led = newest(&heard, id).map(|(_, led)| led);
+                    let led = newest(&heard, id).map(|(_, led)| led).or(own.get(&id));
                     let member = |replica: &tidegate_journal::state::Replica| MemberStatus {
                         replica: replica.id,
                         broker: replica.broker,
@@ -244,7 +249,10 @@ impl Inner {
             let brokers = fleet.brokers().map(|(id, entry)| BrokerStatus {
                 broker: id,
                 entry: entry.clone(),
-                silent: heard.get(&id).map(|heard| now.saturating_sub(heard.at)),
+                silent: heard
+                    .get(&id)
+                    .map(|heard| now.saturating_sub(heard.at))
+                    .or((id == self.broker).then_some(Duration::ZERO)),
                 replicas: count(&|journal| journal.members.iter().any(|member| member.broker == id)),
                 leads: count(&|journal| journal.leader == Some(id)),
             });

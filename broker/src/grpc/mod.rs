@@ -2,6 +2,7 @@
 
 mod authority;
 mod bulk;
+mod cluster;
 mod connection;
 mod consumer;
 mod convert;
@@ -35,6 +36,7 @@ use crate::hub::{Error, Hub};
 use crate::metrics::Metrics;
 use crate::settings::{Limits, OperatorKeys};
 
+pub(crate) use cluster::cluster_out;
 pub(crate) use errors::failure;
 pub(crate) use server::{Served, serve};
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_proto::operator::v1::cluster_service_server::ClusterServiceServer;
 use tidegate_proto::operator::v1::operator_service_server::OperatorServiceServer;
 use tidegate_proto::v1::group_service_server::GroupServiceServer;
 use tidegate_proto::v1::metadata_service_server::MetadataServiceServer;
@@ -24,6 +25,7 @@ use tower::util::MapResponseLayer;
 use super::Edge;
 use super::authority::Guarded;
 use super::bulk::{BulkConsumer, BulkProducer};
+use super::cluster::Cluster;
 use super::connection::{Connection, Counted};
 use super::explain::explained;
 use super::groups::Groups;
@@ -131,7 +133,12 @@ async fn operator_services(edge: &Arc<Edge>) -> (Services, HealthReporter) {
         .expect("the descriptors are compiled in");
     health.set_service_status("", ServingStatus::Serving).await;
     let operator = OperatorServiceServer::new(Operator(Arc::clone(edge))).max_encoding_message_size(usize::MAX);
-    let router = builder(edge).add_service(health_service).add_service(reflection).add_service(Guarded::new(edge, operator));
+    let cluster = ClusterServiceServer::new(Cluster(Arc::clone(edge))).max_encoding_message_size(usize::MAX);
+    let router = builder(edge)
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(Guarded::new(edge, cluster))
+        .add_service(Guarded::new(edge, operator));
     (router, health)
 }
 

@@ -25,6 +25,9 @@ use tidegate_journal::entry::{BrokerState, Operation, Outcome, Refusal, Unit, Un
 use tidegate_journal::raft::Ticket;
 use tidegate_journal::{Journal, JournalError};
 use tidegate_model::{BrokerId, HubId, JournalId, TimestampMs};
+use tidegate_proto::internal::v1::Describe;
+use tidegate_proto::internal::v1::answer::Told;
+use tidegate_proto::internal::v1::request::Ask;
 use tidegate_tier::keys::Keys;
 use tidegate_tier::{ObjectStore, TierReader};
 use tidegate_wal::Wal;
@@ -176,6 +179,14 @@ impl Hub {
         self.propose(JournalId::CATALOG, Unit::of(operation)).await.map(|_| ())
     }
 
+    /// The hub's brokers and journals as the catalog's leader sees them, as an encoded `tidegate.operator.v1.DescribeClusterResponse`.
+    pub(crate) async fn cluster(&self) -> Result<bytes::Bytes, Error> {
+        match self.inner.ask_leader(JournalId::CATALOG, Ask::Describe(Describe {})).await? {
+            Told::Cluster(cluster) => Ok(cluster),
+            other => Err(Error::internal(format!("the catalog's leader answered {other:?}"))),
+        }
+    }
+
     /// The hub's brokers and journals; whole only on the broker that leads the catalog.
     pub fn cluster_status(&self) -> ClusterStatus {
         self.inner.cluster_status()
@@ -238,7 +249,7 @@ impl Inner {
     }
 
     pub(crate) fn journal(&self, id: JournalId) -> Result<Journal, Error> {
-        self.hosted.get(id).ok_or_else(|| Error::unavailable(format!("this broker holds no replica of journal {id}")))
+        self.hosted.get(id).ok_or_else(|| self.not_leader(id))
     }
 
     /// Notes when a journal fails, for [`Hub::failed`].

@@ -11,6 +11,7 @@ use crate::context::CommandError;
 
 pub(crate) mod apply;
 pub(crate) mod bench;
+pub(crate) mod cluster;
 pub(crate) mod consume;
 pub(crate) mod inspect;
 pub(crate) mod offsets;

@@ -234,7 +234,12 @@ impl Bed {
                 ..HubSettings::default()
             },
             object_store: ObjectStoreSettings::Directory { path: folder.join("store") },
-            listeners: ListenerSettings { client: any, operator: operator.parse().unwrap(), http: any, advertised: None },
+            listeners: ListenerSettings {
+                client: any,
+                operator: operator.parse().unwrap(),
+                http: any,
+                ..ListenerSettings::default()
+            },
             shutdown_deadline_ms: 1000,
             ..BrokerSettings::default()
         };

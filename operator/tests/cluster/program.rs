@@ -101,7 +101,7 @@ pub(crate) async fn broker_at_pod(bed: &Bed) -> RunningBroker {
     let settings = BrokerSettings {
         hub: HubSettings { data_dir: bed.folder.path().join("data"), ..HubSettings::default() },
         object_store: ObjectStoreSettings::Directory { path: bed.folder.path().join("store") },
-        listeners: ListenerSettings { client: any, operator, http: any, advertised: None },
+        listeners: ListenerSettings { client: any, operator, http: any, ..ListenerSettings::default() },
         ..BrokerSettings::default()
     };
     let broker = tidegate_broker::serve(settings, Env::real()).await.unwrap();

@@ -16,7 +16,7 @@ use crate::fleet::{self, GrpcTransport, Network};
 use crate::grpc::{self, Edge, Served};
 use crate::http;
 use crate::hub::{Hub, OpenError};
-use crate::settings::{BrokerSettings, Limits, OperatorKeys, SettingError};
+use crate::settings::{BrokerSettings, Limits, ListenerSettings, OperatorKeys, SettingError};
 
 /// Why a broker did not start.
 #[derive(Debug, thiserror::Error)]
@@ -97,22 +97,8 @@ pub async fn serve_with(settings: BrokerSettings, env: Env, store: Arc<dyn Objec
     };
     let http_addr = address(&http, "http", settings.listeners.http)?;
     let client_addr = address(&client, "client", settings.listeners.client)?;
-    let mut advertised = Vec::new();
-    let mut transport = None;
-    if let Some(peer) = peer {
-        let listeners = &settings.listeners;
-        let told = |given: &Option<String>, bound: SocketAddr| given.clone().unwrap_or_else(|| bound.to_string());
-        let operator_addr = address(&operator, "operator", listeners.operator)?;
-        let peer_addr = address(&peer, "peer", listeners.operator)?;
-        advertised.push((fleet::CLIENT.to_owned(), told(&listeners.advertised, client_addr)));
-        advertised.push((fleet::OPERATOR.to_owned(), told(&listeners.advertised_operator, operator_addr)));
-        advertised.push((fleet::PEER.to_owned(), told(&listeners.advertised_peer, peer_addr)));
-        transport = Some(Arc::new(GrpcTransport::new(env.clone(), peer)));
-    }
-    let network = match &transport {
-        Some(transport) => Network { transport: Arc::clone(transport) as Arc<dyn fleet::Transport>, advertised },
-        None => Network::none(),
-    };
+    let bound = Bound { client: client_addr, operator: address(&operator, "operator", settings.listeners.operator)? };
+    let (network, transport) = network(&settings.listeners, &env, peer, bound)?;
     let hub = Hub::open_in(settings.hub.clone(), &settings.limits, &env, store, network).await?;
     if let Some(transport) = &transport {
         transport.attach(&hub);
@@ -149,6 +135,32 @@ pub async fn serve_with(settings: BrokerSettings, env: Env, store: Arc<dyn Objec
         stop,
         deadline: Duration::from_millis(settings.shutdown_deadline_ms),
     })
+}
+
+/// Where listeners came to.
+struct Bound {
+    client: SocketAddr,
+    operator: SocketAddr,
+}
+
+/// The way to other brokers, if there is a port for them, and what they are told of this one.
+fn network(
+    listeners: &ListenerSettings,
+    env: &Env,
+    peer: Option<TcpListener>,
+    bound: Bound,
+) -> Result<(Network, Option<Arc<GrpcTransport>>), ServeError> {
+    let (Some(peer), Some(configured)) = (peer, listeners.peer) else { return Ok((Network::none(), None)) };
+    let unnamed = |source| ServeError::Listen { listener: "peer", address: configured, source };
+    let peer_addr = peer.local_addr().map_err(unnamed)?;
+    let told = |given: &Option<String>, bound: SocketAddr| given.clone().unwrap_or_else(|| bound.to_string());
+    let advertised = vec![
+        (fleet::CLIENT.to_owned(), told(&listeners.advertised, bound.client)),
+        (fleet::OPERATOR.to_owned(), told(&listeners.advertised_operator, bound.operator)),
+        (fleet::PEER.to_owned(), told(&listeners.advertised_peer, peer_addr)),
+    ];
+    let transport = Arc::new(GrpcTransport::new(env.clone(), peer));
+    Ok((Network { transport: Arc::clone(&transport) as Arc<dyn fleet::Transport>, advertised }, Some(transport)))
 }
 
 async fn listen(listener: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {

@@ -248,3 +248,25 @@ fn a_hub_is_rebuilt_from_its_object_store_alone() {
     feed(&hub, &["produce", "t"], b"after\n");
     assert_eq!(consume_all(&hub, "t").len(), 501);
 }
+
+#[test]
+fn the_cluster_is_shown_and_refuses_what_cannot_be() {
+    let (_folder, hub) = hub();
+    let address = format!("http://{}", hub.operator);
+    fn asked<'a>(address: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {
+        [&["cluster", "--operator-address", address], arguments].concat()
+    }
+    let cluster = |arguments: &[&'static str]| asked(&address, arguments);
+    let shown = hub.json(&cluster(&["describe"]));
+    assert_eq!((&shown["replicationFactor"], &shown["underReplicatedJournals"]), (&1.into(), &0.into()), "{shown}");
+    assert_eq!((&shown["brokers"][0]["state"], &shown["brokers"][0]["leads"]), (&"active".into(), &5.into()), "{shown}");
+    assert!(shown["journals"].as_array().unwrap().iter().all(|journal| journal["leader"] == 1), "{shown}");
+    let table = hub.run(&cluster(&["describe"]));
+    assert!(table.contains("replication factor 1") && table.contains("1*"), "{table}");
+    let (code, error) = fail(&hub, &cluster(&["replicas", "2"]));
+    assert!(code == 5 && error.contains("replication_factor"), "{code}: {error}");
+    let (code, error) = fail(&hub, &cluster(&["drain", "9"]));
+    assert!(code == 5 && error.contains("no broker 9"), "{code}: {error}");
+    let (code, error) = fail(&hub, &cluster(&["retire", "1"]));
+    assert!(code == 5 && error.contains("drain it first"), "{code}: {error}");
+}

@@ -141,9 +141,10 @@ async fn carry(inner: Arc<Inner>, journal: JournalId, mut waiting: mpsc::Receive
 impl Inner {
     /// The broker that leads a journal, as far as is known here.
     pub(crate) fn leader_of(&self, journal: JournalId) -> Option<BrokerId> {
-        match self.any_journal(journal) {
-            Ok(hosted) => hosted.leadership().borrow().leader.map(broker_of),
-            Err(_) => self.reports.leader(journal),
+        let hosted = if journal == JournalId::CATALOG { Some(self.catalog.clone()) } else { self.hosted.get(journal) };
+        match hosted {
+            Some(hosted) => hosted.leadership().borrow().leader.map(broker_of),
+            None => self.reports.leader(journal),
         }
     }
 

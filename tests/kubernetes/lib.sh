@@ -64,7 +64,9 @@ condition() {
 says() { grep -qF -- "$3" <<<"$(condition "$1" "$2" "${@:4}")"; }
 # event_says KIND/NAME REASON TEXT [FLAG…]: whether there is such an Event.
 event_says() {
-  grep -qF -- "$3" <<<"$(kube get events --field-selector "involvedObject.kind=${1%/*},involvedObject.name=${1#*/},reason=$2" -o 'jsonpath={.items[*].message}' "${@:4}")"
+  local kind=${1%/*} said
+  said=$(kube get events --field-selector "involvedObject.kind=${kind^},involvedObject.name=${1#*/},reason=$2" -o 'jsonpath={.items[*].message}' "${@:4}")
+  [ -n "$said" ] && grep -qF -- "$3" <<<"$said"
 }
 # refused TEXT COMMAND…: the command fails and says so.
 refused() {

@@ -227,3 +227,56 @@ async fn one_broker_grows_to_three_under_load_loses_one_and_shrinks_back() {
     assert!(read_all(&first, "orders", 0, 0).await.len() >= 100);
     cluster.stop(first).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_reads_what_it_holds_no_replica_of_and_a_drained_one_is_replaced() {
+    let cluster = Cluster::new();
+    let mut hubs = vec![cluster.start(1).await];
+    hubs[0].set_replication_factor(3).await.unwrap();
+    for broker in 2..=4 {
+        hubs.push(cluster.start(broker).await);
+    }
+    create(&hubs[0], "events", 4).await;
+    let settled = async |drained: Option<u32>| {
+        until("three voters each, on those that take part", async || {
+            let Some(status) = cluster.status() else { return false };
+            status.journals.iter().all(|journal| {
+                let voting: Vec<_> = journal.members.iter().filter(|member| member.votes && member.in_sync).collect();
+                voting.len() == 3 && voting.iter().all(|member| Some(member.broker.0) != drained)
+            })
+        })
+        .await;
+    };
+    settled(None).await;
+    for partition in 0..4 {
+        assert_eq!(insist(&hubs[partition as usize], "events", partition, &partition.to_string()).await, Offset(0));
+    }
+    let status = cluster.status().unwrap();
+    let held: usize = status.journals.iter().skip(1).map(|journal| journal.members.len()).sum();
+    assert_eq!(held, 6, "two journals with three replicas on four brokers: somebody lacks each of them");
+    for hub in &hubs {
+        for partition in 0..4 {
+            let at = PartitionRef::new("events", partition);
+            let mut watch = hub.watch(&at).unwrap();
+            until("the record is there", async || hub.marks_at(&at).await.is_ok_and(|marks| marks.high_watermark == Offset(1)))
+                .await;
+            assert_eq!(values(&read_all(hub, "events", partition, 0).await), [partition.to_string()]);
+            let found = hub.locate(&at, tidegate_broker::hub::Position::Latest).await.unwrap();
+            assert_eq!(found.offset, Offset(1));
+            tokio::time::timeout(Duration::from_secs(20), watch.wait_for(|end| *end >= Offset(1))).await.expect("woken").unwrap();
+        }
+    }
+    // Whoever goes is replaced by the one that had least.
+    hubs[0].set_broker_state(BrokerId(2), BrokerState::Draining).await.unwrap();
+    settled(Some(2)).await;
+    until("the drained broker is retired", async || {
+        cluster.status().is_some_and(|status| status.brokers[1].entry.state == BrokerState::Retired)
+    })
+    .await;
+    for partition in 0..4 {
+        assert_eq!(insist(&hubs[2], "events", partition, "after the drain").await, Offset(1));
+    }
+    for hub in hubs {
+        cluster.stop(hub).await;
+    }
+}

@@ -59,7 +59,7 @@ impl Inner {
                 Ok(Told::Cluster(cluster_out(&self.cluster_status())))
             }
             Ask::Describe(_) => Err(self.not_leader(JournalId::CATALOG)),
-            Ask::Read(_) => Err(Error::unavailable("reads between brokers are not there yet")),
+            Ask::Read(read) => Hub { inner: Arc::clone(self) }.serve_read(read).await.map(Told::Read),
         }
     }
 

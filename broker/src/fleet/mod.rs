@@ -26,6 +26,7 @@ pub(crate) use join::{Newcomer, hello, join};
 pub(crate) use keeper::{Fleetwork, beginning, keep, place};
 pub(crate) use reports::Reports;
 pub use reports::{BrokerStatus, ClusterStatus, JournalStatus, MemberStatus};
+pub(crate) use wire::{uuid_in, uuid_out};
 
 /// Names of the listeners in the catalog.
 pub const CLIENT: &str = "client";

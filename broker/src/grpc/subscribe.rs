@@ -62,7 +62,7 @@ pub(crate) async fn open(edge: Arc<Edge>, request: v1::SubscribeRequest, span: S
     let parts = parts(&edge, &request, &terms).await?;
     let mut partitions = Vec::with_capacity(parts.len());
     for part in &parts {
-        let marks = edge.hub.marks_of(&part.at)?;
+        let marks = edge.hub.marks_at(&part.at).await?;
         partitions.push(progress(part, &marks));
     }
     let opened = v1::SubscribeResponse { event: Some(Event::Opened(v1::SubscribeOpened { partitions })) };
@@ -118,7 +118,7 @@ async fn parts(edge: &Edge, request: &v1::SubscribeRequest, terms: &Terms) -> Re
             let mut watch = edge.hub.watch(&at)?;
             watch.mark_unchanged();
             let located = edge.hub.locate(&at, start).await?;
-            let marks = edge.hub.marks_of(&at)?;
+            let marks = edge.hub.marks_at(&at).await?;
             let until = (terms.mode == SubscribeMode::UntilEnd).then_some(marks.high_watermark);
             // The epoch was checked at the beginning; a later change of leader does not end the stream.
             let at = PartitionRef { leader_epoch: None, ..at };

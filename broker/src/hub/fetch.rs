@@ -88,7 +88,7 @@ impl Hub {
         for part in &fetch.parts {
             // The first batch of an answer is whole however large it is; later parts only get what is left.
             let first = left == fetch.max_bytes;
-            let fetched = if left == 0 { self.glance(part) } else { self.read_part(part, left, first).await };
+            let fetched = if left == 0 { self.glance(part).await } else { self.read_part(part, left, first).await };
             if let Ok(fetched) = &fetched {
                 left = left.saturating_sub(fetched.bytes);
             }
@@ -106,9 +106,9 @@ impl Hub {
     }
 
     /// Marks without data.
-    fn glance(&self, part: &FetchPart) -> Result<Fetched, Error> {
+    async fn glance(&self, part: &FetchPart) -> Result<Fetched, Error> {
         let route = self.inner.routes.route(&part.at)?;
-        let marks = self.marks(&route)?;
+        let marks = self.marks_anywhere(&route).await?;
         within_log(part.offset, &marks)?;
         Ok(Fetched { chunks: Vec::new(), bytes: 0, next: part.offset, marks })
     }
@@ -126,6 +126,9 @@ impl Hub {
     /// Wakes when the partition's high watermark rises.
     pub fn watch(&self, at: &PartitionRef) -> Result<watch::Receiver<Offset>, Error> {
         let route = self.inner.routes.route(at)?;
+        if self.is_elsewhere(&route) {
+            return Ok(self.watch_elsewhere(&route));
+        }
         let journal = self.journal(route.journal)?;
         journal.high_watermark(route.at).ok_or_else(|| Error::unavailable("the partition is not open yet"))
     }
@@ -135,6 +138,9 @@ impl Hub {
     pub async fn read(&self, at: &PartitionRef, from: Offset, max_bytes: usize) -> Result<Fetched, Error> {
         let route = self.inner.routes.route(at)?;
         self.check_epoch(&route, at.leader_epoch)?;
+        if self.is_elsewhere(&route) {
+            return self.read_elsewhere(&route, from, max_bytes).await;
+        }
         self.read_route(&route, from, max_bytes).await
     }
 
@@ -160,7 +166,12 @@ impl Hub {
         Err(Error::unavailable(format!("offset {from} of {} moved between log and tier while it was read", route.at)))
     }
 
-    /// The marks of a partition.
+    /// The marks of a partition, asked of the broker that leads it if this one holds no replica.
+    pub async fn marks_at(&self, at: &PartitionRef) -> Result<Marks, Error> {
+        self.marks_anywhere(&self.inner.routes.route(at)?).await
+    }
+
+    /// The marks of a partition that this broker holds a replica of.
     pub fn marks_of(&self, at: &PartitionRef) -> Result<Marks, Error> {
         self.marks(&self.inner.routes.route(at)?)
     }

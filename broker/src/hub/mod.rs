@@ -12,6 +12,7 @@ mod hosted;
 mod offsets;
 mod open;
 mod producers;
+mod remote;
 mod routes;
 mod statistics;
 mod topics;

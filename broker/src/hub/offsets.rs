@@ -17,14 +17,22 @@ impl Hub {
     pub async fn locate(&self, at: &PartitionRef, position: Position) -> Result<Located, Error> {
         let route = self.inner.routes.route(at)?;
         self.check_epoch(&route, at.leader_epoch)?;
-        let marks = self.marks(&route)?;
+        if self.is_elsewhere(&route) {
+            return self.locate_elsewhere(&route, position).await;
+        }
+        self.locate_route(&route, position).await
+    }
+
+    /// As [`Hub::locate`], in the replica that this broker holds.
+    pub(crate) async fn locate_route(&self, route: &Route, position: Position) -> Result<Located, Error> {
+        let marks = self.marks(route)?;
         let plain = |offset| Located { offset, timestamp: None, epoch: marks.epoch };
         match position {
             Position::Earliest => Ok(plain(marks.log_start)),
             Position::Latest => Ok(plain(marks.high_watermark)),
             Position::Offset(offset) => within_log(offset, &marks).map(|()| plain(offset)),
-            Position::Timestamp(time) => Ok(match self.first_at_or_after(&route, time).await? {
-                Some((offset, found)) => Located { offset, timestamp: Some(found), epoch: self.epoch_of(&route, offset)? },
+            Position::Timestamp(time) => Ok(match self.first_at_or_after(route, time).await? {
+                Some((offset, found)) => Located { offset, timestamp: Some(found), epoch: self.epoch_of(route, offset)? },
                 None => plain(marks.high_watermark),
             }),
         }

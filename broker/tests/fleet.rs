@@ -11,13 +11,13 @@ use std::time::Duration;
 use common::*;
 use futures::future::BoxFuture;
 use tidegate_broker::fleet::{AskError, CLIENT, ClusterStatus, Network, PEER, Told, Transport};
-use tidegate_broker::hub::{Append, Hub, PartitionRef};
+use tidegate_broker::hub::{Append, GroupOffset, Hub, PartitionRef};
 use tidegate_broker::settings::{HubSettings, Limits};
 use tidegate_env::Env;
 use tidegate_journal::Journal;
 use tidegate_journal::entry::BrokerState;
 use tidegate_journal::raft::{Answer, Lane, Message, PeerError, Peers};
-use tidegate_model::{BrokerId, HubId, JournalId, Offset};
+use tidegate_model::{BrokerId, HubId, JournalId, Offset, PartitionId, TimestampMs};
 use tidegate_proto::internal::v1 as wired;
 
 /// A network in memory. Brokers that are cut off hear nothing and are not heard.
@@ -264,6 +264,22 @@ async fn a_broker_reads_what_it_holds_no_replica_of_and_a_drained_one_is_replace
             let found = hub.locate(&at, tidegate_broker::hub::Position::Latest).await.unwrap();
             assert_eq!(found.offset, Offset(1));
             tokio::time::timeout(Duration::from_secs(20), watch.wait_for(|end| *end >= Offset(1))).await.expect("woken").unwrap();
+        }
+    }
+    let position = GroupOffset {
+        topic: "events".to_owned(),
+        partition: PartitionId(0),
+        offset: Offset(1),
+        leader_epoch: None,
+        metadata: String::new(),
+        time: TimestampMs(0),
+    };
+    for (number, hub) in hubs.iter().enumerate() {
+        let group = format!("readers-{number}");
+        hub.commit_offsets(&group, std::slice::from_ref(&position)).await.unwrap()[0].clone().unwrap();
+        for asked in &hubs {
+            let (known, positions) = asked.positions(&group).await.unwrap();
+            assert!(known && positions.len() == 1 && positions[0].offset == Offset(1), "{positions:?}");
         }
     }
     // Whoever goes is replaced by the one that had least.

@@ -59,6 +59,7 @@ impl Inner {
                 Ok(Told::Cluster(cluster_out(&self.cluster_status())))
             }
             Ask::Describe(_) => Err(self.not_leader(JournalId::CATALOG)),
+            Ask::Positions(ask) => Hub { inner: Arc::clone(self) }.serve_positions(&ask.group).map(Told::Positions),
             Ask::Read(read) => Hub { inner: Arc::clone(self) }.serve_read(read).await.map(Told::Read),
         }
     }

@@ -26,7 +26,7 @@ impl GroupService for Groups {
         &self,
         request: Request<v1::FetchOffsetsRequest>,
     ) -> Result<Response<v1::FetchOffsetsResponse>, Status> {
-        self.0.call("FetchOffsets", async { self.read(&request.into_inner()) }).await
+        self.0.call("FetchOffsets", self.read(&request.into_inner())).await
     }
 
     async fn list_groups(&self, request: Request<v1::ListGroupsRequest>) -> Result<Response<v1::ListGroupsResponse>, Status> {
@@ -37,7 +37,7 @@ impl GroupService for Groups {
         &self,
         request: Request<v1::DescribeGroupRequest>,
     ) -> Result<Response<v1::DescribeGroupResponse>, Status> {
-        self.0.call("DescribeGroup", async { self.describe(request.into_inner()) }).await
+        self.0.call("DescribeGroup", self.describe(request.into_inner())).await
     }
 
     async fn delete_group(&self, request: Request<v1::DeleteGroupRequest>) -> Result<Response<v1::DeleteGroupResponse>, Status> {
@@ -75,13 +75,13 @@ impl Groups {
         Ok(v1::CommitOffsetsResponse { results: results.collect() })
     }
 
-    fn read(&self, request: &v1::FetchOffsetsRequest) -> Result<v1::FetchOffsetsResponse, Error> {
+    async fn read(&self, request: &v1::FetchOffsetsRequest) -> Result<v1::FetchOffsetsResponse, Error> {
         check_member(&request.member_id, request.generation)?;
         let wanted = |offset: &GroupOffset| {
             request.partitions.is_empty()
                 || request.partitions.iter().any(|part| part.topic == offset.topic && part.partition == offset.partition.0)
         };
-        let offsets = self.0.hub.fetch_offsets(&request.group)?;
+        let (_, offsets) = self.0.hub.positions(&request.group).await?;
         Ok(v1::FetchOffsetsResponse { offsets: offsets.into_iter().filter(wanted).map(offset_out).collect() })
     }
 
@@ -98,11 +98,12 @@ impl Groups {
         Ok(v1::ListGroupsResponse { groups: groups.collect(), next_page_token })
     }
 
-    fn describe(&self, request: v1::DescribeGroupRequest) -> Result<v1::DescribeGroupResponse, Error> {
-        if !self.0.hub.has_group(&request.group)? {
+    async fn describe(&self, request: v1::DescribeGroupRequest) -> Result<v1::DescribeGroupResponse, Error> {
+        let (known, positions) = self.0.hub.positions(&request.group).await?;
+        if !known {
             return Err(Error::UnknownGroup { group: request.group });
         }
-        let partitions = self.0.hub.fetch_offsets(&request.group)?.into_iter().map(|offset| {
+        let partitions = positions.into_iter().map(|offset| {
             let marks = self.0.hub.marks_of(&PartitionRef::new(&offset.topic, offset.partition.0)).ok();
             let high = marks.map_or(-1, |marks| marks.high_watermark.0);
             v1::GroupPartition {

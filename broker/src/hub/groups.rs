@@ -2,7 +2,10 @@
 //! all of them.
 
 use tidegate_journal::entry::{OffsetCommit, Operation, Unit};
-use tidegate_model::{JournalId, LeaderEpoch, TopicUid, murmur2};
+use tidegate_model::{JournalId, LeaderEpoch, Offset, PartitionId, TimestampMs, TopicUid, murmur2};
+use tidegate_proto::internal::v1 as wired;
+use tidegate_proto::internal::v1::answer::Told;
+use tidegate_proto::internal::v1::request::Ask;
 
 use super::{Error, GroupOffset, Hub, PartitionRef};
 
@@ -86,6 +89,46 @@ impl Hub {
         Ok(offsets)
     }
 
+    /// As [`Hub::fetch_offsets`], from the broker that leads the group's journal: what was committed anywhere before is there.
+    pub async fn positions(&self, group: &str) -> Result<(bool, Vec<GroupOffset>), Error> {
+        check_group(group)?;
+        let journal = self.group_journal(group)?;
+        if self.inner.is_alone() || self.journal(journal).is_ok_and(|journal| journal.leadership().borrow().is_self) {
+            return Ok((self.has_group(group)?, self.fetch_offsets(group)?));
+        }
+        let ask = Ask::Positions(wired::AskPositions { group: group.to_owned() });
+        let Told::Positions(told) = self.inner.ask_leader(journal, ask).await? else {
+            return Err(Error::internal("positions were answered by something else"));
+        };
+        let position = |told: wired::GroupPosition| GroupOffset {
+            topic: told.topic,
+            partition: PartitionId(told.partition),
+            offset: Offset(told.offset),
+            leader_epoch: told.leader_epoch.map(LeaderEpoch),
+            metadata: told.metadata,
+            time: TimestampMs(told.time_ms),
+        };
+        Ok((told.known, told.positions.into_iter().map(position).collect()))
+    }
+
+    /// Answers another broker's question for positions, if this one leads the group's journal.
+    pub(crate) fn serve_positions(&self, group: &str) -> Result<wired::Positions, Error> {
+        let journal = self.group_journal(group)?;
+        if !self.journal(journal)?.leadership().borrow().is_self {
+            return Err(self.inner.not_leader(journal));
+        }
+        let position = |offset: GroupOffset| wired::GroupPosition {
+            topic: offset.topic,
+            partition: offset.partition.0,
+            offset: offset.offset.0,
+            leader_epoch: offset.leader_epoch.map(|epoch| epoch.0),
+            metadata: offset.metadata,
+            time_ms: offset.time.0,
+        };
+        let positions = self.fetch_offsets(group)?.into_iter().map(position).collect();
+        Ok(wired::Positions { known: self.has_group(group)?, positions })
+    }
+
     fn name_of(&self, topic: TopicUid) -> Option<String> {
         self.inner.routes.view().by_uid.get(&topic).map(|topic| topic.name.to_string())
     }
@@ -115,7 +158,7 @@ impl Hub {
 
     /// Forgets a group and its positions, durably.
     pub async fn delete_group(&self, group: &str) -> Result<(), Error> {
-        if !self.has_group(group)? {
+        if !self.positions(group).await?.0 {
             return Err(Error::UnknownGroup { group: group.to_owned() });
         }
         let unit = Unit::of(Operation::DeleteGroup { group: group.to_owned() });

@@ -1,4 +1,4 @@
-//! Placement: which broker holds and leads which journal. [`plan`] is a pure function from what is known to what is to be done next; a loop
+//! Placement: which broker holds and leads which journal. [`plan()`] is a pure function from what is known to what is to be done next; a loop
 //! on the catalog's leader measures, plans and does, over and over. It moves replicas (tails), never history.
 
 mod plan;

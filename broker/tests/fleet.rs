@@ -296,3 +296,39 @@ async fn a_broker_reads_what_it_holds_no_replica_of_and_a_drained_one_is_replace
         cluster.stop(hub).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn brokers_restart_one_after_the_other_and_nothing_is_lost() {
+    let cluster = Cluster::new();
+    let mut hubs = BTreeMap::from([(1, cluster.start(1).await)]);
+    hubs[&1].set_replication_factor(3).await.unwrap();
+    for broker in [2, 3] {
+        hubs.insert(broker, cluster.start(broker).await);
+    }
+    create(&hubs[&1], "events", 2).await;
+    cluster.whole(3, &[1, 2, 3]).await;
+    let mut said = 0;
+    for broker in [1, 2, 3] {
+        let hub = hubs.remove(&broker).unwrap();
+        hub.hand_over().await;
+        cluster.stop(hub).await;
+        let other = hubs.values().next().unwrap();
+        for partition in 0..2 {
+            insist(other, "events", partition, &format!("while {broker} was away")).await;
+        }
+        said += 1;
+        hubs.insert(broker, cluster.start(broker).await);
+        cluster.whole(3, &[1, 2, 3]).await;
+    }
+    for hub in hubs.values() {
+        for partition in 0..2 {
+            let at = PartitionRef::new("events", partition);
+            until("all is there", async || hub.marks_at(&at).await.is_ok_and(|marks| marks.high_watermark >= Offset(said))).await;
+            let read = values(&read_all(hub, "events", partition, 0).await);
+            assert!((1..=3).all(|broker| read.contains(&format!("while {broker} was away"))), "{read:?}");
+        }
+    }
+    for hub in hubs.into_values() {
+        cluster.stop(hub).await;
+    }
+}

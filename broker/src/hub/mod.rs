@@ -226,6 +226,7 @@ impl Hub {
                 if let Err(error) = journal.checkpoint().await {
                     tracing::warn!(%error, "no checkpoint at shutdown; the next start replays more");
                 }
+                inner.network.transport.unregister(journal.id());
                 journal.shutdown().await;
             }
             inner.wal.clone().close().await;

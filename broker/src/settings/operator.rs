@@ -34,7 +34,7 @@ const KEY: &str = "operator.public_key";
 const FILE: &str = "operator.public_key_file";
 
 impl OperatorSettings {
-    /// Checks every field; the file is read by [`OperatorSettings::keys`].
+    /// Checks every field; the file is read by `keys`.
     pub fn validate(&self) -> Result<(), SettingError> {
         match (&self.public_key, &self.public_key_file) {
             (Some(_), Some(_)) => Err(SettingError::new(FILE, format!("goes not together with {KEY}: give one of the two"))),

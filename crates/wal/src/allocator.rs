@@ -16,7 +16,7 @@ use tidegate_model::JournalId;
 use uuid::Uuid;
 
 use crate::format::{self, FRAME_HEADER_BYTES, FileHeader, FrameHeader};
-use crate::shared::{Batch, OpenFile, Shared, Slot, State};
+use crate::shared::{Batch, OnPanic, OpenFile, Shared, Slot, State};
 use crate::{Failed, Payload, Position, Write};
 
 /// Files that are made ready ahead of the writer.
@@ -44,6 +44,7 @@ enum Work {
 impl Allocator {
     /// Runs until the writer has ended.
     pub(crate) async fn run(self) {
+        let _on_panic = OnPanic::of_allocator(&self.shared);
         loop {
             let failed = match self.next().await {
                 Work::Prepare { generation, spare } => self.prepare(generation, spare).await,

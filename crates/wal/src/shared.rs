@@ -280,3 +280,35 @@ impl Shared {
         self.allocator.notify_one();
     }
 }
+
+/// Held by each thread of the log while it runs. A panic of one fails the log, as a disk error does, instead of leaving the other thread and
+/// every caller waiting for it, and the folder locked.
+pub(crate) struct OnPanic {
+    shared: Arc<Shared>,
+    is_writer: bool,
+}
+
+impl OnPanic {
+    pub(crate) fn of_writer(shared: &Arc<Shared>) -> OnPanic {
+        OnPanic { shared: Arc::clone(shared), is_writer: true }
+    }
+
+    pub(crate) fn of_allocator(shared: &Arc<Shared>) -> OnPanic {
+        OnPanic { shared: Arc::clone(shared), is_writer: false }
+    }
+}
+
+impl Drop for OnPanic {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let what =
+            if self.is_writer { "a panic of the thread that writes" } else { "a panic of the thread that makes files for" };
+        let source = std::io::Error::other("a defect: its message stands in the log of the process");
+        self.shared.fail(Failed { what, path: self.shared.settings.directory.clone(), source });
+        if self.is_writer {
+            self.shared.end();
+        }
+    }
+}

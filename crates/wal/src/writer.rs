@@ -15,7 +15,7 @@ use tidegate_model::JournalId;
 use crate::format::{self, FILE_HEADER_BYTES, FrameHeader, Kind, Listed};
 use crate::group::Group;
 use crate::log_state::{self, LogStates};
-use crate::shared::{Batch, FileState, OpenFile, Shared, Slot};
+use crate::shared::{Batch, FileState, OnPanic, OpenFile, Shared, Slot};
 use crate::{Done, Failed, Position, Write};
 
 /// The file that is written to.
@@ -89,6 +89,7 @@ impl Writer {
 
     /// Runs until the log is closed or has failed.
     pub(crate) async fn run(mut self) {
+        let _on_panic = OnPanic::of_writer(&self.shared);
         loop {
             let result = match self.next().await {
                 Work::Commit { batches, dones, noted } => self.commit(batches, dones, noted).await,

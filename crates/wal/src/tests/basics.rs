@@ -168,3 +168,49 @@ async fn a_half_made_first_file_is_no_spare_one() {
     assert_eq!(recovered.journals[&J].last, Some(at(1, 12)));
     wal.close().await;
 }
+
+/// A clock that breaks whoever sleeps by it, once it is told to.
+struct Bomb {
+    clock: std::sync::Arc<dyn tidegate_env::Clock>,
+    armed: std::sync::atomic::AtomicBool,
+}
+
+impl tidegate_env::Clock for Bomb {
+    fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    fn sleep(&self, duration: Duration) -> futures::future::BoxFuture<'static, ()> {
+        assert!(!self.armed.load(std::sync::atomic::Ordering::SeqCst), "a panic on purpose");
+        self.clock.sleep(duration)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_of_the_writer_fails_the_log_and_gives_the_folder_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = small(folder.path());
+    let bomb = Arc::new(Bomb { clock: Env::real().clock, armed: std::sync::atomic::AtomicBool::new(false) });
+    let env = Env { clock: Arc::clone(&bomb) as Arc<dyn tidegate_env::Clock>, ..Env::real() };
+    let (wal, _) = reopened(&settings, &env).await;
+    write(&wal, vec![entry(J, 1, 10)]).await.unwrap();
+    bomb.armed.store(true, std::sync::atomic::Ordering::SeqCst);
+    // What is written next is durable; the writer breaks when it lies down until the mark is due.
+    let _ = write(&wal, vec![entry(J, 2, 10)]).await;
+    let failed = wal.failed().await;
+    assert!(failed.what.contains("panic"), "{failed}");
+    assert!(write(&wal, vec![entry(J, 3, 10)]).await.is_err());
+    drop(wal);
+    let mut again = Wal::open(settings.clone(), &Env::real()).await;
+    while matches!(again, Err(crate::OpenError::Locked { .. })) {
+        tokio::task::yield_now().await;
+        again = Wal::open(settings.clone(), &Env::real()).await;
+    }
+    let (wal, recovered) = again.unwrap();
+    assert!(recovered.journals[&J].last >= Some(at(1, 1)));
+    wal.close().await;
+}

@@ -1,6 +1,8 @@
 //! Budget, reserve, a full disk, and errors that are final.
 
 use super::*;
+use tidegate_env::Disk;
+
 use crate::{Class, Pressure, Shortage};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,6 +84,10 @@ async fn a_full_disk_refuses_appends_and_recovers_by_itself() {
     let settings = small(Path::new("/log"));
     let disk = MemoryDisk::default();
     let (wal, _) = reopened(&settings, &on(&disk)).await;
+    // The next file is ready, and each later one is asked for while another is being filled: so the log knows that there is no room before it
+    // needs it. What is admitted before it knows waits, as the next test shows.
+    let files = || disk.list(Path::new("/log")).unwrap().iter().filter(|entry| entry.name.ends_with(".wal")).count();
+    until(|| files() > 1).await;
     disk.faults.lock().no_room = true;
     let mut index = 0;
     let full = loop {
@@ -89,6 +95,9 @@ async fn a_full_disk_refuses_appends_and_recovers_by_itself() {
             Ok(_room) => {
                 index += 1;
                 write(&wal, vec![entry(J, index, 3000)]).await.unwrap();
+                if wal.status().files > 1 {
+                    until(|| wal.status().disk_full).await;
+                }
             }
             Err(full) => break full,
         }

@@ -54,6 +54,12 @@ pub(super) struct Cluster {
     latency: Latency,
 }
 
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.net.end();
+    }
+}
+
 impl Cluster {
     pub(super) fn new(env: Env, seed: u64) -> Cluster {
         let random = SimRandom::new(seed);

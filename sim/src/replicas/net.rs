@@ -82,6 +82,13 @@ impl Net {
         self.inner.ways.lock().retain(|(life, ..), _| life.broker != broker);
     }
 
+    /// Forgets everybody. The network holds the journals and they hold it: without this, neither is ever freed.
+    pub(super) fn end(&self) {
+        self.inner.journals.lock().clear();
+        self.inner.ways.lock().clear();
+        self.inner.lost.lock().clear();
+    }
+
     pub(super) fn cut(&self, from: u32, to: u32) {
         self.inner.cut.lock().insert((from, to));
     }

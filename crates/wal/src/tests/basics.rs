@@ -201,12 +201,14 @@ async fn a_panic_of_the_writer_fails_the_log_and_gives_the_folder_back() {
     bomb.armed.store(true, std::sync::atomic::Ordering::SeqCst);
     // What is written next is durable; the writer breaks when it lies down until the mark is due.
     let _ = write(&wal, vec![entry(J, 2, 10)]).await;
-    let failed = wal.failed().await;
+    let failed = tokio::time::timeout(PATIENCE, wal.failed()).await.expect("the panic is told");
     assert!(failed.what.contains("panic"), "{failed}");
     assert!(write(&wal, vec![entry(J, 3, 10)]).await.is_err());
     drop(wal);
+    let begun = std::time::Instant::now();
     let mut again = Wal::open(settings.clone(), &Env::real()).await;
     while matches!(again, Err(crate::OpenError::Locked { .. })) {
+        assert!(begun.elapsed() < PATIENCE, "the folder stays locked");
         tokio::task::yield_now().await;
         again = Wal::open(settings.clone(), &Env::real()).await;
     }

@@ -68,12 +68,18 @@ fn on(disk: &MemoryDisk) -> Env {
 async fn write(wal: &Wal, writes: Vec<Write>) -> Result<(), Arc<Failed>> {
     let (done, written) = oneshot::channel();
     wal.submit(writes, Some(Box::new(move |result| drop(done.send(result)))));
-    written.await.expect("every submission is answered")
+    let answer = tokio::time::timeout(PATIENCE, written).await.expect("a submission is answered in time");
+    answer.expect("every submission is answered")
 }
 
-/// Waits for a condition without a limit of its own: the test runner has one.
+/// How long anything is waited for before a test fails instead of hanging.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for a condition.
 async fn until(mut condition: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
     while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} for a condition that never held");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

@@ -100,10 +100,14 @@ pub(super) fn checkpoints(folder: &Path) -> PathBuf {
 
 /// Opens the log; waits for the thread of a run that was just killed to let go of it.
 pub(super) async fn open_log(folder: &Path, env: &Env) -> (Wal, Option<JournalLog>) {
+    // What was killed lets go of its folder soon, or never: then the test fails instead of hanging.
+    let begun = std::time::Instant::now();
     loop {
         match Wal::open(wal_settings(folder), env).await {
             Ok((wal, mut recovered)) => return (wal, recovered.journals.remove(&ID)),
-            Err(OpenError::Locked { .. }) => tokio::task::yield_now().await,
+            Err(OpenError::Locked { .. }) if begun.elapsed() < std::time::Duration::from_secs(60) => {
+                tokio::task::yield_now().await
+            }
             Err(error) => panic!("{error}"),
         }
     }

@@ -89,12 +89,19 @@ count() { client consume "$1" | wc -l; }
 produce_one() { printf 'hello\n' | client produce "$1"; }
 
 # flow_start TOPIC: appends an event about each 200 ms, one call after the other, until flow_stop, which prints how many were not acknowledged at
-# once and leaves the number of the acknowledged ones in $flowed.
+# once and leaves the number of the acknowledged ones in $flowed. It begins when the Service leads to the hub: a node's rules learn of a pod
+# that is ready up to a second later, and refuse connections until then.
 flow_start() {
+  within 30 "the hub to be reached by its Service" client topic describe "$1"
   : >"$TIDEGATE_CLUSTER/flow"
+  : >"$TIDEGATE_CLUSTER/flow-errors"
   (
     until [ -e "$TIDEGATE_CLUSTER/flow-end" ]; do
-      if printf 'flow\n' | timeout 20 "$cluster" exec env TIDEGATE_ADDRESS="$hub" "$tidegate" produce "$1" >/dev/null 2>>"$TIDEGATE_CLUSTER/flow-errors"; then echo acknowledged; else echo failed; fi >>"$TIDEGATE_CLUSTER/flow"
+      if printf 'flow\n' | timeout 20 "$cluster" exec env TIDEGATE_ADDRESS="$hub" "$tidegate" produce "$1" >/dev/null 2>>"$TIDEGATE_CLUSTER/flow-errors"; then
+        echo acknowledged
+      else
+        echo "failed $? at $(date -u +%H:%M:%S.%N)" | tee -a "$TIDEGATE_CLUSTER/flow-errors"
+      fi >>"$TIDEGATE_CLUSTER/flow"
       sleep 0.2
     done
   ) &
@@ -107,6 +114,7 @@ flow_stop() {
   flowed=$(grep -c acknowledged "$TIDEGATE_CLUSTER/flow" || true)
   failures=$(grep -c failed "$TIDEGATE_CLUSTER/flow" || true)
   printf '    meanwhile %s events were acknowledged, %s calls failed\n' "$flowed" "$failures"
+  [ "$failures" = 0 ] || sed 's/^/    /' "$TIDEGATE_CLUSTER/flow-errors"
 }
 
 namespace_gone() { ! kube get namespace "$1"; }

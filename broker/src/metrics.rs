@@ -83,6 +83,8 @@ pub struct Metrics {
     pub appended: Counter,
     /// Records appended.
     pub appended_records: Counter,
+    /// Appends that were forwarded to the broker that leads.
+    pub forwarded: Counter,
     /// Duplicates of idempotent producers that were not stored again.
     pub duplicates: Counter,
     /// Steps of placement that this broker carried out.
@@ -147,6 +149,7 @@ impl Default for Metrics {
             stall_logged_ms: AtomicU64::new(0),
             appended: Counter::default(),
             appended_records: Counter::default(),
+            forwarded: Counter::default(),
             duplicates: Counter::default(),
             placement_steps: Counter::default(),
             fetched: Family::default(),
@@ -185,6 +188,7 @@ impl Metrics {
         );
         registry.register_with_unit("appended", "Bytes of batches appended", Unit::Bytes, self.appended.clone());
         registry.register("appended_records", "Records appended", self.appended_records.clone());
+        registry.register("forwarded_appends", "Appends forwarded to the broker that leads", self.forwarded.clone());
         registry.register("duplicates", "Batches not stored again", self.duplicates.clone());
         registry.register("placement_steps", "Steps of placement carried out", self.placement_steps.clone());
         registry.register_with_unit("fetched", "Bytes of batches read, by source", Unit::Bytes, self.fetched.clone());

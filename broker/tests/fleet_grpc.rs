@@ -77,6 +77,20 @@ async fn three_brokers_take_records_anywhere_and_go_on_without_one() {
     })
     .await;
 
+    // Straight to the leaders, from one address.
+    let forwarded = || -> u64 { [&first, &second, &third].iter().map(|broker| broker.hub().metrics().forwarded.get()).sum() };
+    let direct = Client::connect(third.client_addr.to_string()).await.unwrap();
+    let to_leaders = direct.producer().build().unwrap();
+    let before = forwarded();
+    for number in 0..100 {
+        let value = format!("direct {number}");
+        let record = Record::new("events").key(number.to_string()).value(value.clone());
+        to_leaders.send(record).await.unwrap().wait().await.unwrap();
+        said.insert(value);
+    }
+    to_leaders.close().await.unwrap();
+    assert!(forwarded() - before < 20, "{} of 100 appends were forwarded", forwarded() - before);
+
     first.shutdown().await;
     for number in 0..50 {
         let value = format!("after {number}");

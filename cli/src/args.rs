@@ -62,6 +62,9 @@ pub(crate) struct Connection {
     /// Where the hub's gRPC listener is.
     #[arg(long, short = 'a', env = "TIDEGATE_ADDRESS", default_value = "http://127.0.0.1:7171", global = true)]
     pub(crate) address: String,
+    /// Send records to, and read them from, the broker at --address only, which forwards. For hubs whose brokers' addresses cannot be reached from here.
+    #[arg(long, env = "TIDEGATE_ANY_BROKER", global = true)]
+    pub(crate) any_broker: bool,
     /// How answers look.
     #[arg(long, short = 'o', value_enum, default_value_t = Output::Table, global = true)]
     pub(crate) output: Output,

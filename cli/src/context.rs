@@ -91,7 +91,11 @@ pub(crate) async fn connect(connection: &Connection) -> Result<Channel> {
 pub(crate) async fn client(connection: &Connection) -> Result<tidegate_client::Client> {
     // The library connects when it is first used, and repeats that: who calls a command wants to know now.
     connect(connection).await?;
-    tidegate_client::Client::connect(connection.address.as_str()).await.map_err(client_error)
+    let settings = tidegate_client::ClientSettings {
+        any_broker: connection.any_broker,
+        ..tidegate_client::ClientSettings::new(connection.address.as_str())
+    };
+    tidegate_client::Client::connect_with(settings, None).await.map_err(client_error)
 }
 
 /// A client library's error as one that decides the exit code.

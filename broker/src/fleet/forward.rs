@@ -45,6 +45,13 @@ pub(crate) enum Pending {
     There(oneshot::Receiver<Result<UnitOutcome, Error>>),
 }
 
+impl Pending {
+    /// Whether it went to another broker.
+    pub(crate) fn is_there(&self) -> bool {
+        matches!(self, Pending::There(_))
+    }
+}
+
 impl Future for Pending {
     type Output = Result<UnitOutcome, Error>;
 

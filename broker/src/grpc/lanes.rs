@@ -117,6 +117,7 @@ mod tests {
             log_start: Offset(0),
             epoch: LeaderEpoch(0),
             duplicate: false,
+            leader: None,
         })
     }
 

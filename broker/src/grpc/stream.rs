@@ -230,6 +230,7 @@ fn ack(edge: &Edge, request_id: u64, outcome: Result<Appended, Error>) -> v1::Pr
             log_start_offset: appended.log_start.0,
             duplicate: appended.duplicate,
             error: None,
+            leader: appended.leader.map(|broker| broker.0),
         },
         Err(error) => {
             edge.note(&error);

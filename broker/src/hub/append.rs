@@ -104,6 +104,9 @@ impl Hub {
         let span = tracing::info_span!("append to log", journal = route.journal.0, bytes, offset = tracing::field::Empty);
         let ticket = self.submit_unit(route.journal, Unit { preconditions: Vec::new(), operations }).await?;
         watch.found_room(self);
+        if ticket.is_there() {
+            self.inner.metrics.forwarded.inc();
+        }
         Ok(AppendTicket { ticket, journal: route.journal, record_count, bytes, watch, stamp, hub: self.clone(), span })
     }
 
@@ -191,6 +194,7 @@ impl AppendTicket {
             log_start: first.log_start,
             epoch: first.epoch,
             duplicate: !stored,
+            leader: if self.ticket.is_there() { self.hub.inner.leader_of(self.journal) } else { None },
         })
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tidegate_journal::entry::{BoundObject, Management};
 use tidegate_model::{
-    JournalId, LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, RecordBatch, TimestampMs, TopicSettings, TopicUid,
+    BrokerId, JournalId, LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, RecordBatch, TimestampMs, TopicSettings,
+    TopicUid,
 };
 
 /// A partition as a client names it, with what it believes to know.
@@ -53,6 +54,8 @@ pub struct Appended {
     pub epoch: LeaderEpoch,
     /// True if an earlier try stored it and nothing was stored now.
     pub duplicate: bool,
+    /// The broker that leads the partition, if it was forwarded there.
+    pub leader: Option<BrokerId>,
 }
 
 /// A read of several partitions.

@@ -12,7 +12,7 @@ use crate::output::outln;
 /// Runs a cluster command.
 pub(crate) async fn run(args: ClusterArgs) -> Result<()> {
     let output = args.output;
-    let connection = Connection { address: args.operator_address, output };
+    let connection = Connection { address: args.operator_address, any_broker: false, output };
     let mut client = ClusterServiceClient::new(connect(&connection).await?);
     let mut set = async |broker_id, state: ClusterBrokerState| {
         let request = wire::SetBrokerStateRequest { broker_id, state: state.into() };

@@ -10,7 +10,9 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
 use crate::consumer::ConsumerBuilder;
+use crate::leaders::Leaders;
 use crate::producer::ProducerBuilder;
+use crate::switch::Switch;
 use crate::{Admin, ClientSettings, Error, Propagation, Result, TracePropagator};
 
 /// A quiet connection is asked after so long, and dropped as long after that without an answer.
@@ -19,7 +21,10 @@ const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(20);
 const LEAVE_AFTER: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// What carries calls: a connection with the trace hook.
-pub type Transport = InterceptedService<Channel, Propagation>;
+pub type Transport = InterceptedService<Switch, Propagation>;
+
+/// Between two questions for metadata that nobody but this client's own troubles asks for.
+const REFRESH_GAP: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// A hub. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -28,7 +33,10 @@ pub struct Client {
     endpoints: Arc<[Endpoint]>,
     propagation: Propagation,
     /// For unary calls.
-    shared: Transport,
+    shared: Switch,
+    leaders: Arc<Leaders>,
+    /// Held by the one refresh that is on its way; when the last one ended.
+    refresh: Arc<tokio::sync::Mutex<Option<tokio::time::Instant>>>,
 }
 
 impl Client {
@@ -60,8 +68,14 @@ impl Client {
             (Some(Ok(_)) | None, _) => channel(&endpoints),
             (Some(Err(error)), _) => return Err(error.into()),
         };
-        let shared = InterceptedService::new(channel, propagation.clone());
-        Ok(Client { settings: Arc::new(settings), endpoints, propagation, shared })
+        Ok(Client {
+            settings: Arc::new(settings),
+            endpoints,
+            propagation,
+            shared: Switch::new(channel),
+            leaders: Arc::default(),
+            refresh: Arc::default(),
+        })
     }
 
     /// The settings.
@@ -86,12 +100,78 @@ impl Client {
 
     /// The shared connection, for calls through the generated clients of [`crate::proto`].
     pub fn transport(&self) -> Transport {
-        self.shared.clone()
+        InterceptedService::new(self.shared.clone(), self.propagation.clone())
     }
 
-    /// A connection of its own, opened with the first call and again after each failure.
+    /// A connection of its own to any broker, opened with the first call and again after each failure.
     pub fn new_transport(&self) -> Transport {
-        InterceptedService::new(channel(&self.endpoints), self.propagation.clone())
+        self.over(self.any(self.shared.turn()))
+    }
+
+    /// A connection of its own to one broker; to any where its address is not known.
+    pub(crate) fn transport_to(&self, broker: Option<u32>) -> Transport {
+        let known = broker.and_then(|broker| self.leaders.endpoint(broker));
+        match known.and_then(|address| endpoint(&self.settings, &address, true).ok()) {
+            Some(endpoint) => self.over(endpoint.connect_lazy()),
+            None => self.new_transport(),
+        }
+    }
+
+    fn over(&self, channel: Channel) -> Transport {
+        InterceptedService::new(Switch::new(channel), self.propagation.clone())
+    }
+
+    /// Where any broker is asked: what the user named, then in turn what the hub has told of.
+    fn any(&self, turn: u64) -> Channel {
+        let others = self.leaders.endpoints();
+        let place = usize::try_from(turn).unwrap_or(0) % (others.len() + 1);
+        let other = place.checked_sub(1).and_then(|place| others.get(place));
+        match other.and_then(|address| endpoint(&self.settings, address, true).ok()) {
+            Some(endpoint) => endpoint.connect_lazy(),
+            None => channel(&self.endpoints),
+        }
+    }
+
+    /// Whoever was asked since `seen` did not answer: ask another broker from now on.
+    pub(crate) fn turn_from(&self, seen: u64) {
+        self.shared.turn_from(seen, |turn| self.any(turn));
+    }
+
+    /// See [`Switch::turn`].
+    pub(crate) fn turn(&self) -> u64 {
+        self.shared.turn()
+    }
+
+    /// Who leads what; nobody if the settings say that any broker is to be asked.
+    pub(crate) fn leaders(&self) -> &Leaders {
+        &self.leaders
+    }
+
+    /// The broker to go to for a partition; `None` for any.
+    pub(crate) fn leader(&self, topic: &str, partition: i32) -> Option<u32> {
+        if self.settings.any_broker { None } else { self.leaders.leader(topic, partition) }
+    }
+
+    /// Asks for the leaders of all topics that this client knows. One question at a time, however many ask, and not soon after the last one: whoever comes
+    /// while it is on its way is served by it.
+    pub(crate) async fn refresh(&self) {
+        let wanted = tokio::time::Instant::now();
+        let mut last = self.refresh.lock().await;
+        if last.is_some_and(|last| last >= wanted) {
+            return;
+        }
+        if let Some(last) = *last {
+            let gap = REFRESH_GAP.mul_f64(1.0 + rand::random::<f64>());
+            tokio::time::sleep_until(last + gap).await;
+        }
+        let topics = self.leaders.topics();
+        if topics.is_empty() {
+            return;
+        }
+        if let Err(error) = self.metadata(topics).await {
+            tracing::debug!("metadata could not be looked up: {error}");
+        }
+        *last = Some(tokio::time::Instant::now());
     }
 
     /// Brokers, topics and limits; all topics if none is named.
@@ -99,11 +179,14 @@ impl Client {
         let message = v1::GetMetadataRequest { topics, exclude_topics: false };
         let client = v1::metadata_service_client::MetadataServiceClient::new(self.transport())
             .max_decoding_message_size(self.settings.max_message_bytes);
-        self.retry(message, |request| {
-            let mut client = client.clone();
-            async move { client.get_metadata(request).await }
-        })
-        .await
+        let answer = self
+            .retry(message, |request| {
+                let mut client = client.clone();
+                async move { client.get_metadata(request).await }
+            })
+            .await?;
+        self.leaders.learn(&answer);
+        Ok(answer)
     }
 
     /// Makes a unary call, again after failures that are worth it, within the request timeout. For calls that may be repeated.
@@ -115,12 +198,16 @@ impl Client {
         let deadline = tokio::time::Instant::now() + self.settings.request_timeout;
         for attempt in 1.. {
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            let turn = self.shared.turn();
             let mut request = Request::new(message.clone());
             request.set_timeout(left);
             let error = match call(request).await {
                 Ok(response) => return Ok(response.into_inner()),
                 Err(status) => Error::from(status),
             };
+            if error.is_unreachable() {
+                self.turn_from(turn);
+            }
             let delay = match &error {
                 Error::Hub(failure) => failure.retry_after.unwrap_or_default(),
                 _ => Default::default(),

@@ -83,6 +83,11 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         matches!(self, Error::Hub(failure) if failure.is_retryable())
     }
+
+    /// True if another broker may answer where this one did not.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self.reason(), Some(Reason::Unavailable | Reason::ShuttingDown | Reason::NotLeader))
+    }
 }
 
 impl From<Failure> for Error {

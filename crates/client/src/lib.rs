@@ -27,8 +27,10 @@ mod backoff;
 mod connection;
 pub mod consumer;
 mod error;
+mod leaders;
 pub mod producer;
 mod settings;
+mod switch;
 mod trace;
 
 pub use admin::Admin;
@@ -38,6 +40,7 @@ pub use consumer::{Consumed, Consumer, ConsumerBuilder, Start};
 pub use error::Error;
 pub use producer::{Delivery, Producer, ProducerBuilder, Record, Stored};
 pub use settings::ClientSettings;
+pub use switch::Switch;
 pub use tidegate_model::batch::Compression;
 pub use tidegate_proto as proto;
 pub use tidegate_proto::errors::{Failure, Reason};

@@ -7,8 +7,8 @@ use crate::{Backoff, Error, Result};
 /// How a client reaches its hub.
 #[derive(Clone, Debug)]
 pub struct ClientSettings {
-    /// Where the hub is: `http://host:port`; without a scheme `http://` is meant. Several brokers of one hub are divided by commas: calls and streams
-    /// go to any that answers, and one that does not answer for some seconds is left.
+    /// Where the hub is: `http://host:port`; without a scheme `http://` is meant. Several brokers of one hub are divided by commas. One is enough: the
+    /// hub tells of the others. Calls go to any that answers; records are sent to, and read from, the brokers that lead their partitions.
     pub endpoint: String,
     /// Longest time to connect. Default 5 s.
     pub connect_timeout: Duration,
@@ -24,6 +24,9 @@ pub struct ClientSettings {
     pub max_message_bytes: usize,
     /// Waits between tries.
     pub backoff: Backoff,
+    /// Goes to any broker of `endpoint` for everything and lets the hub forward: for hubs whose brokers tell addresses that cannot be reached from here.
+    /// Such brokers are found out without this too, at the price of a try every few seconds. Default false.
+    pub any_broker: bool,
 }
 
 impl ClientSettings {
@@ -40,6 +43,7 @@ impl ClientSettings {
             frame_bytes: 256 << 10,
             max_message_bytes: 64 << 20,
             backoff: Backoff::default(),
+            any_broker: false,
         }
     }
 

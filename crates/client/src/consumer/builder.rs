@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tidegate_proto::errors::Failure;
 use tidegate_proto::v1;
 
+use super::subscription::LOOK;
 use super::{Assigned, Consumer, Progress, Start};
 use crate::settings::range;
 use crate::{Client, Error, Result};
@@ -127,11 +128,16 @@ impl ConsumerBuilder {
             return Err(Error::Setting { field: "assign", message });
         }
         self.start_from_committed(&mut assigned).await?;
+        let looked_up = self.assignments.iter().all(|(_, wanted, _)| wanted.is_none());
         Ok(Consumer {
             client: self.client,
             settings: self.settings,
             assigned,
-            subscription: None,
+            feeds: Vec::new(),
+            next_feed: 0,
+            leaders_version: 0,
+            // Leaders are looked up at once where nothing was looked up so far.
+            look_at: tokio::time::Instant::now() + if looked_up { LOOK } else { std::time::Duration::ZERO },
             ready: VecDeque::new(),
             failed_attempts: 0,
             retry_at: None,
@@ -141,6 +147,7 @@ impl ConsumerBuilder {
 
     async fn partitions(&self, topic: &Arc<str>, wanted: Option<&[i32]>) -> Result<Vec<i32>> {
         if let Some(wanted) = wanted {
+            self.client.leaders().want(topic);
             return Ok(wanted.to_vec());
         }
         let metadata = self.client.metadata(vec![topic.to_string()]).await?;

@@ -22,7 +22,7 @@ use tidegate_proto::v1;
 
 pub use self::builder::{ConsumerBuilder, OffsetReset};
 pub use self::position::Start;
-use self::subscription::Subscription;
+use self::subscription::Feed;
 use crate::{Client, Error, Result};
 
 /// A record read.
@@ -91,7 +91,13 @@ pub struct Consumer {
     client: Client,
     settings: builder::Settings,
     assigned: BTreeMap<(Arc<str>, i32), Assigned>,
-    subscription: Option<Subscription>,
+    feeds: Vec<Feed>,
+    /// Where the next look at the feeds begins.
+    next_feed: usize,
+    /// What the feeds' brokers were chosen by.
+    leaders_version: u64,
+    /// When leaders are looked up again.
+    look_at: tokio::time::Instant,
     ready: VecDeque<Consumed>,
     failed_attempts: u32,
     retry_at: Option<tokio::time::Instant>,
@@ -152,7 +158,7 @@ impl Consumer {
     pub async fn next_batches(&mut self) -> Result<Option<Batches>> {
         if !self.ready.is_empty() {
             self.ready.clear();
-            self.subscription = None;
+            self.feeds.clear();
         }
         let batches = self.read().await?;
         if let Some(batches) = &batches {
@@ -177,7 +183,7 @@ impl Consumer {
         assigned.progress.position = Some(offset);
         assigned.finished = false;
         self.ready.clear();
-        self.subscription = None;
+        self.feeds.clear();
         Ok(())
     }
 

@@ -93,6 +93,11 @@ impl Lane {
         self.pending.is_empty() && self.in_flight.is_empty() && self.refused.is_empty()
     }
 
+    /// True while answers are outstanding.
+    pub(super) fn is_in_flight(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
     /// True while it waits for a time or for an identity.
     pub(super) fn is_troubled(&self) -> bool {
         self.wants_identity || self.ready_at.is_some()

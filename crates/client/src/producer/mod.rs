@@ -11,6 +11,7 @@ mod accumulator;
 mod batch;
 mod delivery;
 mod lane;
+mod links;
 mod record;
 mod sender;
 mod settings;

@@ -15,28 +15,38 @@ use tidegate_proto::errors::{Failure, Reason};
 use tidegate_proto::v1;
 use tidegate_proto::v1::producer_service_client::ProducerServiceClient;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
 
 use super::Shared;
 use super::accumulator::LaneId;
 use super::batch::{Batch, Identity};
 use super::delivery::Appended;
 use super::lane::{Answered, Lane};
-use crate::{Client, Error, Result, Transport};
+use super::links::{Event, LinkId, Links, Room};
+use crate::{Client, Error, Result};
 
-/// Frames between the sender and the connection. Their bytes are bounded by what the hub grants; this only says how often the sender is woken.
-const FRAME_QUEUE: usize = 64;
 /// How often deadlines are looked at while something is undecided.
 const TICK: Duration = Duration::from_millis(100);
+/// Metadata key of NOT_LEADER: where the leader is.
+const LEADER_ENDPOINT: &str = "leader_endpoint";
 
 type Renewal = Pin<Box<dyn Future<Output = Result<(Identity, usize)>> + Send>>;
 
+/// A partition's lane and the streams that it uses. What is in flight is on `link`, all of it: a lane goes over to the stream that it wants
+/// when everything is answered, so a partition's batches never overtake each other.
+struct Place {
+    lane: Lane,
+    topic: Arc<str>,
+    partition: i32,
+    link: LinkId,
+    wanted: LinkId,
+}
+
 struct Sender {
     shared: Arc<Shared>,
-    /// A connection of its own.
-    service: ProducerServiceClient<Transport>,
-    lanes: Vec<Lane>,
+    links: Links,
+    places: Vec<Place>,
     /// Lanes that may have something to send.
     runnable: HashSet<LaneId>,
     /// Lanes that wait for a time or for an identity.
@@ -44,54 +54,36 @@ struct Sender {
     /// The lane and the bytes of each frame in flight.
     frames: HashMap<u64, (LaneId, u64)>,
     next_request: u64,
-    in_flight_bytes: u64,
     identity: Option<Identity>,
     window: usize,
     /// A new identity on its way.
     renewal: Option<Renewal>,
+    /// No identity is asked for before.
+    renew_at: Option<Instant>,
     failed_attempts: u32,
     tick_at: Instant,
     look_up_at: Instant,
+    /// What the lanes' streams were chosen by.
+    leaders_version: u64,
+    /// When they are to be chosen again, because a broker need not be left alone any more.
+    choose_at: Option<Instant>,
+    refresh: Option<JoinHandle<()>>,
 }
 
-/// What the open stream allows.
-struct Stream {
-    frames: mpsc::Sender<v1::ProduceStreamRequest>,
-    answers: tonic::Streaming<v1::ProduceStreamResponse>,
-    /// 0 until the hub has said.
-    max_in_flight_bytes: u64,
-    closing: bool,
-}
-
-/// Why a session ended.
+/// Why the producer's task ends.
 enum End {
     /// Closed and done.
     Done,
-    /// The stream broke: open another.
-    Broken(Error),
     /// A newer incarnation of this producer exists.
     Fenced(Failure),
-}
-
-impl From<Error> for End {
-    fn from(error: Error) -> Self {
-        End::Broken(error)
-    }
 }
 
 /// Runs the producer until it is closed.
 pub(super) async fn run(shared: Arc<Shared>) {
     let _guard = FailOnEnd(shared.clone());
     let mut sender = Sender::new(shared);
-    while !sender.shared.accumulator.lock().is_done() {
-        match sender.session().await {
-            End::Done => break,
-            End::Broken(error) => sender.broken(error).await,
-            End::Fenced(failure) => {
-                sender.fail(&failure);
-                break;
-            }
-        }
+    if let End::Fenced(failure) = sender.work().await {
+        sender.fail(&failure);
     }
 }
 
@@ -114,160 +106,200 @@ impl Drop for FailOnEnd {
 
 impl Sender {
     fn new(shared: Arc<Shared>) -> Self {
-        let settings = shared.client.settings();
-        let service = ProducerServiceClient::new(shared.client.new_transport())
-            .max_decoding_message_size(settings.max_message_bytes)
-            .max_encoding_message_size(usize::MAX);
         let look_up_at = Instant::now() + shared.settings.metadata_max_age;
         Sender {
             window: shared.settings.window(),
+            links: Links::new(shared.client.clone()),
             shared,
-            service,
-            lanes: Vec::new(),
+            places: Vec::new(),
             runnable: HashSet::new(),
             troubled: HashSet::new(),
             frames: HashMap::new(),
             next_request: 0,
-            in_flight_bytes: 0,
             identity: None,
             renewal: None,
+            renew_at: None,
             failed_attempts: 0,
             tick_at: Instant::now(),
             look_up_at,
+            leaders_version: 0,
+            choose_at: None,
+            refresh: None,
         }
     }
 
-    /// One stream's life.
-    async fn session(&mut self) -> End {
-        match self.try_session().await {
-            Ok(end) | Err(end) => end,
-        }
-    }
-
-    async fn try_session(&mut self) -> Result<End, End> {
-        // Nothing is opened for a producer that sends nothing.
-        while self.shared.accumulator.lock().is_idle() {
-            if self.shared.accumulator.lock().is_done() {
-                return Ok(End::Done);
-            }
-            self.shared.wake.notified().await;
-        }
-        if self.shared.settings.idempotent && self.identity.is_none() {
-            let (identity, window) = initialise(&self.shared, None).await?;
-            self.identity = Some(identity);
-            self.window = window;
-        }
-        let mut stream = self.open().await?;
+    async fn work(&mut self) -> End {
         loop {
-            let now = Instant::now();
-            if now >= self.wake_at() {
-                self.tick(now)?;
-            }
-            self.take_in(now);
-            self.renew_identity();
-            let blocked = self.send(&mut stream, now);
-            if self.shared.accumulator.lock().is_done() {
-                return Ok(End::Done);
-            }
-            let wake_at = self.wake_at();
-            tokio::select! {
-                biased;
-                answer = stream.answers.message() => self.answer(&mut stream, answer)?,
-                () = self.shared.wake.notified() => {}
-                renewed = renewal(&mut self.renewal) => self.renewed(renewed)?,
-                () = room(&stream.frames), if blocked => {}
-                () = tokio::time::sleep_until(wake_at) => {}
+            match self.turn().await {
+                Ok(false) => {}
+                Ok(true) => return End::Done,
+                Err(end) => return end,
             }
         }
     }
 
-    async fn open(&mut self) -> Result<Stream, End> {
-        let (frames, receiver) = mpsc::channel(FRAME_QUEUE);
-        let call = self.service.produce_stream(ReceiverStream::new(receiver));
-        let limit = self.shared.client.settings().connect_timeout * 2;
-        let response = tokio::time::timeout(limit, call).await.map_err(|_| {
-            let message = format!("the hub did not open a stream within {limit:?}");
-            Error::from(Failure::new(Reason::Unavailable, message))
-        })?;
-        let answers = response.map_err(Error::from)?.into_inner();
-        Ok(Stream { frames, answers, max_in_flight_bytes: 0, closing: false })
+    /// Does what can be done and waits for the next event. True when all is done.
+    async fn turn(&mut self) -> Result<bool, End> {
+        let now = Instant::now();
+        if now >= self.wake_at() {
+            self.tick(now);
+        }
+        self.choose_streams(now);
+        self.take_in(now);
+        self.renew_identity(now);
+        let full = self.send(now);
+        if self.shared.accumulator.lock().is_done() {
+            return Ok(true);
+        }
+        let wake_at = self.wake_at();
+        tokio::select! {
+            biased;
+            (link, event) = self.links.event() => match event {
+                Event::Answer(Some(message)) => self.answer(link, message)?,
+                Event::Answer(None) => {
+                    let ended = Failure::new(Reason::Unavailable, "the hub ended the stream");
+                    self.broken(link, ended.into());
+                }
+                Event::Failed(error) => self.broken(link, error),
+            },
+            () = self.shared.wake.notified() => {}
+            renewed = renewal(&mut self.renewal) => self.renewed(renewed)?,
+            () = room(full) => {}
+            () = tokio::time::sleep_until(wake_at) => {}
+        }
+        Ok(false)
     }
 
     /// Moves full and overdue batches into their lanes.
     fn take_in(&mut self, now: Instant) {
         let taken = self.shared.accumulator.lock().take(now);
-        for (lane, batch) in taken {
-            while self.lanes.len() <= lane {
-                self.lanes.push(Lane::new(self.shared.settings.idempotent));
+        for (id, batch) in taken {
+            while self.places.len() <= id {
+                let lane = Lane::new(self.shared.settings.idempotent);
+                self.places.push(Place { lane, topic: Arc::from(""), partition: 0, link: 0, wanted: 0 });
             }
-            self.lanes[lane].push(batch);
-            self.runnable.insert(lane);
+            let place = &mut self.places[id];
+            if place.topic.is_empty() {
+                place.topic = batch.outcome.topic.clone();
+                place.partition = batch.outcome.partition;
+                place.wanted = self.links.to(self.shared.client.leader(&place.topic, place.partition));
+                place.link = place.wanted;
+            }
+            place.lane.push(batch);
+            self.runnable.insert(id);
         }
     }
 
-    /// Sends what may go. True if frames are left because the connection takes no more at present.
-    fn send(&mut self, stream: &mut Stream, now: Instant) -> bool {
-        if stream.closing || stream.max_in_flight_bytes == 0 {
+    /// Lets each lane want the stream to its partition's leader, where anything about leaders is new.
+    fn choose_streams(&mut self, now: Instant) {
+        let version = self.shared.client.leaders().version();
+        if version == self.leaders_version && self.choose_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.leaders_version = version;
+        self.choose_at = self.choose_at.filter(|at| now < *at);
+        for id in 0..self.places.len() {
+            self.choose_stream(id);
+        }
+    }
+
+    fn choose_stream(&mut self, id: LaneId) {
+        let place = &mut self.places[id];
+        place.wanted = self.links.to(self.shared.client.leader(&place.topic, place.partition));
+    }
+
+    /// Puts a lane on the stream that it wants, if that can be. False while it has to wait for answers first.
+    fn go_over(&mut self, id: LaneId, now: Instant) -> bool {
+        let place = &mut self.places[id];
+        if place.link == place.wanted {
+            return true;
+        }
+        // What works is left only for what works.
+        if !self.links.open(place.wanted, now) && self.links.is_open(place.link) {
+            return true;
+        }
+        if place.lane.is_in_flight() {
             return false;
         }
+        place.link = place.wanted;
+        true
+    }
+
+    /// Sends what may go. The connections for which frames are left because they take no more at present.
+    fn send(&mut self, now: Instant) -> Vec<mpsc::Sender<v1::ProduceStreamRequest>> {
+        let mut full = Vec::new();
+        if self.shared.settings.idempotent && self.identity.is_none() {
+            return full;
+        }
         let lanes: Vec<LaneId> = self.runnable.iter().copied().collect();
-        for lane in lanes {
+        for id in lanes {
+            if !self.go_over(id, now) {
+                self.runnable.remove(&id);
+                continue;
+            }
+            let place = &mut self.places[id];
             loop {
-                if self.in_flight_bytes >= stream.max_in_flight_bytes {
-                    return false;
-                }
-                let Ok(permit) = stream.frames.try_reserve() else {
-                    return true;
+                let (permit, in_flight_bytes) = match self.links.room(place.link, now) {
+                    Room::For { permit, in_flight_bytes } => (permit, in_flight_bytes),
+                    Room::Later(frames) => {
+                        full.push(frames);
+                        break;
+                    }
+                    Room::None => break,
                 };
-                let id = self.next_request;
-                match self.lanes[lane].next_frame(id, self.window, self.identity, now) {
+                let request = self.next_request;
+                match place.lane.next_frame(request, self.window, self.identity, now) {
                     None => {
-                        self.runnable.remove(&lane);
+                        self.runnable.remove(&id);
                         break;
                     }
                     Some(Ok((bytes, batch))) => {
                         self.next_request += 1;
-                        self.in_flight_bytes += bytes.len() as u64;
-                        self.frames.insert(id, (lane, bytes.len() as u64));
-                        permit.send(frame(id, batch, bytes));
+                        *in_flight_bytes += bytes.len() as u64;
+                        self.frames.insert(request, (id, bytes.len() as u64));
+                        permit.send(frame(request, batch, bytes));
                     }
                     Some(Err(bad)) => self.shared.decide(bad.0, bad.1),
                 }
             }
         }
-        false
+        full
     }
 
-    fn answer(
-        &mut self,
-        stream: &mut Stream,
-        answer: Result<Option<v1::ProduceStreamResponse>, tonic::Status>,
-    ) -> Result<(), End> {
-        let Some(message) = answer.map_err(Error::from)? else {
-            let ended = Failure::new(Reason::Unavailable, "the hub ended the stream");
-            return Err(Error::from(ended).into());
-        };
-        if let Some(opened) = message.opened {
-            stream.max_in_flight_bytes = opened.max_in_flight_bytes.max(1);
+    fn answer(&mut self, link: LinkId, message: v1::ProduceStreamResponse) -> Result<(), End> {
+        let to = self.links.get(link);
+        to.told(&message);
+        if message.opened.is_some()
+            && let Some(broker) = to.broker
+        {
+            self.shared.client.leaders().reached(broker);
         }
-        stream.closing |= message.closing.is_some();
+        if message.closing.is_some()
+            && let Some(broker) = to.broker
+        {
+            self.choose_at = Some(self.shared.client.leaders().failed(broker));
+        }
+        if !message.acks.is_empty() {
+            to.works();
+        }
         let now = Instant::now();
         for ack in message.acks {
-            self.failed_attempts = 0;
-            self.acknowledged(ack, now)?;
+            self.acknowledged(link, ack, now)?;
         }
         Ok(())
     }
 
-    fn acknowledged(&mut self, ack: v1::ProduceAck, now: Instant) -> Result<(), End> {
-        let Some((lane, bytes)) = self.frames.remove(&ack.request_id) else {
+    fn acknowledged(&mut self, link: LinkId, ack: v1::ProduceAck, now: Instant) -> Result<(), End> {
+        let Some((id, bytes)) = self.frames.remove(&ack.request_id) else {
             tracing::warn!(request_id = ack.request_id, "the hub acknowledged a frame that is not in flight");
             return Ok(());
         };
-        self.in_flight_bytes -= bytes;
+        let link = self.links.get(link);
+        link.in_flight_bytes = link.in_flight_bytes.saturating_sub(bytes);
         let request_id = ack.request_id;
+        self.led_elsewhere(id, ack.leader);
         let answer = match ack.error {
-            Some(error) => Err(Failure::from(error)),
+            Some(error) => Err(self.refused(id, error.into())),
             None => Ok(Appended {
                 base_offset: ack.base_offset,
                 log_append_time_ms: ack.log_append_time_ms,
@@ -275,29 +307,78 @@ impl Sender {
             }),
         };
         let backoff = &self.shared.client.settings().backoff;
-        let Answered { decided, fenced } = self.lanes[lane].answered(request_id, answer, now, backoff);
-        self.runnable.insert(lane);
-        if self.lanes[lane].is_troubled() {
-            self.troubled.insert(lane);
+        let lane = &mut self.places[id].lane;
+        let Answered { decided, fenced } = lane.answered(request_id, answer, now, backoff);
+        self.runnable.insert(id);
+        if lane.is_troubled() {
+            self.troubled.insert(id);
         }
         for (batch, result) in decided {
             self.shared.decide(batch, result);
         }
         match fenced {
             // A lane may still be under an identity that this producer itself has replaced: then it takes the new one.
-            Some(_) if self.lanes[lane].take_newer(self.identity) => Ok(()),
+            Some(_) if lane.take_newer(self.identity) => Ok(()),
             Some(failure) => Err(End::Fenced(failure)),
             None => Ok(()),
         }
     }
 
-    /// Gives lanes whose sequence is broken the newest identity, or asks for one.
-    fn renew_identity(&mut self) {
-        let Some(current) = self.identity else { return };
+    /// The broker that was asked has forwarded: goes to the leader from now on.
+    fn led_elsewhere(&mut self, id: LaneId, leader: Option<u32>) {
+        let Some(leader) = leader else { return };
+        let place = &self.places[id];
+        if self.shared.client.leaders().moved(&place.topic, place.partition, leader) {
+            self.choose_stream(id);
+        } else {
+            self.refresh();
+        }
+    }
+
+    /// A refusal, with what it says of the leader taken in.
+    fn refused(&mut self, id: LaneId, mut failure: Failure) -> Failure {
+        if failure.reason == Reason::NotLeader {
+            let place = &self.places[id];
+            let endpoint = failure.metadata.get(LEADER_ENDPOINT);
+            let leaders = self.shared.client.leaders();
+            if endpoint.is_some_and(|endpoint| leaders.moved_to(&place.topic, place.partition, endpoint)) {
+                // Whoever leads is known: there is nothing to wait for.
+                failure.retry_after = None;
+                self.choose_stream(id);
+            } else {
+                self.refresh();
+            }
+        }
+        failure
+    }
+
+    /// Looks up who leads what, in the background, once at a time.
+    fn refresh(&mut self) {
+        if self.refresh.as_ref().is_none_or(JoinHandle::is_finished) && !self.shared.client.settings().any_broker {
+            let shared = self.shared.clone();
+            self.refresh = Some(tokio::spawn(async move {
+                shared.client.refresh().await;
+                shared.wake.notify_one();
+            }));
+        }
+    }
+
+    /// Gives lanes whose sequence is broken the newest identity, or asks for one. The first is asked for when there is something to send.
+    fn renew_identity(&mut self, now: Instant) {
+        if !self.shared.settings.idempotent || self.renew_at.is_some_and(|at| now < at) {
+            return;
+        }
+        let Some(current) = self.identity else {
+            if self.renewal.is_none() && !self.shared.accumulator.lock().is_idle() {
+                let shared = self.shared.clone();
+                self.renewal = Some(Box::pin(async move { initialise(&shared, None).await }));
+            }
+            return;
+        };
         let mut ask = false;
-        self.troubled.retain(|id| self.lanes[*id].is_troubled());
+        self.troubled.retain(|id| self.places[*id].lane.is_troubled());
         for id in &self.troubled {
-            let lane = &mut self.lanes[*id];
+            let lane = &mut self.places[*id].lane;
             match lane.wants_other_than() {
                 Some(Some(old)) if old == current => ask = true,
                 Some(_) => {
@@ -317,30 +398,42 @@ impl Sender {
         self.renewal = None;
         match renewed {
             Ok((identity, window)) => {
+                (self.renew_at, self.failed_attempts) = (None, 0);
                 self.identity = Some(identity);
                 self.window = window;
-                Ok(())
             }
-            Err(Error::Hub(failure)) if failure.reason == Reason::ProducerFenced => Err(End::Fenced(failure)),
-            Err(error) => Err(End::Broken(error)),
+            Err(Error::Hub(failure)) if failure.reason == Reason::ProducerFenced && self.identity.is_some() => {
+                return Err(End::Fenced(failure));
+            }
+            Err(error) if error.is_retryable() => {
+                self.failed_attempts = self.failed_attempts.saturating_add(1);
+                let delay = self.shared.client.settings().backoff.delay(self.failed_attempts);
+                self.renew_at = Some(Instant::now() + delay);
+            }
+            Err(error) => self.refuse_all(&error),
         }
+        Ok(())
     }
 
     fn wake_at(&self) -> Instant {
         let accumulator = self.shared.accumulator.lock();
         let tick = if accumulator.is_idle() { self.look_up_at } else { self.tick_at };
         let lingers = accumulator.next_linger().into_iter();
-        let retries = self.troubled.iter().filter_map(|id| self.lanes[*id].ready_at());
-        lingers.chain(retries).fold(tick.min(self.look_up_at), Instant::min)
+        let retries = self.troubled.iter().filter_map(|id| self.places[*id].lane.ready_at());
+        let links = self.runnable.iter().filter_map(|id| self.links.ready_at(self.places[*id].link));
+        let others = [self.renew_at.filter(|_| self.renewal.is_none()), self.choose_at];
+        let times = lingers.chain(retries).chain(links).chain(others.into_iter().flatten());
+        times.fold(tick.min(self.look_up_at), Instant::min)
     }
 
     /// Looks at deadlines.
-    fn tick(&mut self, now: Instant) -> Result<(), End> {
+    fn tick(&mut self, now: Instant) {
         self.tick_at = now + TICK;
-        let stuck = self.lanes.iter().any(|lane| lane.is_stuck(now));
+        let stuck: HashSet<LinkId> =
+            self.places.iter().filter(|place| place.lane.is_stuck(now)).map(|place| place.link).collect();
         self.expire(now);
         for id in &self.troubled {
-            if self.lanes[*id].ready_at().is_some_and(|at| at <= now) {
+            if self.places[*id].lane.ready_at().is_some_and(|at| at <= now) {
                 self.runnable.insert(*id);
             }
         }
@@ -354,65 +447,68 @@ impl Sender {
                 }
             });
         }
-        if stuck {
+        for link in stuck {
             let message = "the hub acknowledged nothing until a batch's deadline";
-            return Err(Error::from(Failure::new(Reason::TimedOut, message)).into());
+            self.broken(link, Failure::new(Reason::TimedOut, message).into());
         }
-        Ok(())
     }
 
     fn expire(&mut self, now: Instant) {
         let timeout = self.shared.settings.delivery_timeout;
-        for (id, lane) in self.lanes.iter_mut().enumerate() {
-            for (batch, result) in lane.expire(now, timeout) {
+        for (id, place) in self.places.iter_mut().enumerate() {
+            for (batch, result) in place.lane.expire(now, timeout) {
                 self.shared.decide(batch, result);
             }
-            if lane.is_troubled() {
+            if place.lane.is_troubled() {
                 self.troubled.insert(id);
             }
         }
     }
 
-    /// After a stream broke: everything undecided goes back in order; then waits, with an eye on deadlines.
-    async fn broken(&mut self, error: Error) {
-        self.frames.clear();
-        self.in_flight_bytes = 0;
-        self.renewal = None;
-        for (id, lane) in self.lanes.iter_mut().enumerate() {
-            lane.stream_broke();
-            if !lane.is_idle() {
+    /// After a stream broke: everything undecided on it goes back in order. Its broker may be gone, so leaders are looked up.
+    fn broken(&mut self, link: LinkId, error: Error) {
+        for (id, place) in self.places.iter_mut().enumerate().filter(|(_, place)| place.link == link) {
+            place.lane.stream_broke();
+            if !place.lane.is_idle() {
                 self.runnable.insert(id);
             }
         }
+        let places = &self.places;
+        self.frames.retain(|_, (id, _)| places[*id].link != link);
         let now = Instant::now();
+        let left_alone = self.links.close(link, &error, now);
         self.take_in(now);
         self.expire(now);
-        if !error.is_retryable() {
-            tracing::warn!("the hub refuses the producer: {error}");
-            self.give_up_all(&error);
-            return;
+        match left_alone {
+            Some(until) => {
+                self.choose_at = Some(self.choose_at.map_or(until, |at| at.min(until)));
+                self.refresh();
+            }
+            None if !error.is_retryable() => self.refuse_all(&error),
+            None => {}
         }
-        self.failed_attempts = self.failed_attempts.saturating_add(1);
-        let settings = self.shared.client.settings();
-        let wait = match &error {
-            Error::Hub(failure) => failure.retry_after.unwrap_or_default(),
-            _ => Duration::ZERO,
-        };
-        let wait = wait.max(settings.backoff.delay(self.failed_attempts));
-        tracing::debug!(?wait, "produce stream broke: {error}");
-        tokio::time::sleep(wait).await;
-        self.expire(Instant::now());
+    }
+
+    fn refuse_all(&mut self, error: &Error) {
+        tracing::warn!("the hub refuses the producer: {error}");
+        self.take_in(Instant::now());
+        self.give_up_all(error);
     }
 
     /// Nothing that was sent so far can be delivered.
     fn give_up_all(&mut self, error: &Error) {
-        for lane in &mut self.lanes {
-            let given_up: Vec<Batch> = lane.drain().collect();
+        // Late answers would be to nothing.
+        self.links = Links::new(self.shared.client.clone());
+        for place in &mut self.places {
+            place.wanted = self.links.to(self.shared.client.leader(&place.topic, place.partition));
+            place.link = place.wanted;
+            let given_up: Vec<Batch> = place.lane.drain().collect();
             for batch in given_up {
                 self.shared.decide(batch, Err(error.clone()));
             }
-            *lane = Lane::new(self.shared.settings.idempotent);
+            place.lane = Lane::new(self.shared.settings.idempotent);
         }
+        self.frames.clear();
         // Burned sequences must not be used again.
         self.identity = None;
     }
@@ -425,12 +521,21 @@ impl Sender {
     }
 }
 
-/// Waits until the connection takes a frame.
-async fn room(frames: &mpsc::Sender<v1::ProduceStreamRequest>) {
-    // An error means that the stream is gone, which its answers will say.
-    if frames.reserve().await.is_err() {
+/// Waits until one of these connections takes a frame; for ever if there is none.
+async fn room(full: Vec<mpsc::Sender<v1::ProduceStreamRequest>>) {
+    let waits = full.into_iter().map(|frames| {
+        Box::pin(async move {
+            // An error means that the stream is gone, which its answers will say.
+            if frames.reserve().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
+    });
+    let waits: Vec<_> = waits.collect();
+    if waits.is_empty() {
         std::future::pending::<()>().await;
     }
+    futures::future::select_all(waits).await;
 }
 
 /// Waits for a new identity if one is on its way, else for ever.

@@ -7,7 +7,7 @@ mod groups;
 mod reads;
 mod writes;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +36,10 @@ pub struct Faults {
     pub reject: u32,
     /// Cut a subscription after a message.
     pub cut_subscription: u32,
+    /// Let another broker lead the frame's partition from now on.
+    pub move_leader: u32,
+    /// Refuse a frame of a partition that another broker leads with NOT_LEADER; it is forwarded otherwise.
+    pub refuse_others: u32,
 }
 
 /// Remembered of a producer: Kafka's five.
@@ -75,6 +79,16 @@ pub struct State {
     /// The first stream's frames are stored, in order, only when a producer asks for its next epoch: a hub that is slow and not dead.
     pub first_stream_waits: bool,
     pub held: Vec<(String, i32, u64, Bytes)>,
+    /// Where the brokers are, by number from 1, where there are several.
+    pub brokers: Vec<String>,
+    /// The broker that leads each partition, where there are several.
+    pub leaders: BTreeMap<(String, i32), u32>,
+    /// Frames that came to a broker that does not lead their partition, and all.
+    pub misdirected: u32,
+    pub frames: u32,
+    pub metadata_calls: u32,
+    /// Brokers that answer no producer any more.
+    pub dead: BTreeSet<u32>,
 }
 
 impl State {
@@ -88,6 +102,8 @@ pub struct Hub {
     pub state: Arc<Mutex<State>>,
     pub changed: watch::Sender<u64>,
     pub address: SocketAddr,
+    /// This broker.
+    pub number: u32,
     pub max_in_flight_bytes: u64,
 }
 
@@ -114,16 +130,45 @@ impl Hub {
             stalled: false,
             first_stream_waits: false,
             held: Vec::new(),
+            brokers: Vec::new(),
+            leaders: BTreeMap::new(),
+            misdirected: 0,
+            frames: 0,
+            metadata_calls: 0,
+            dead: BTreeSet::new(),
         };
         let (changed, _) = watch::channel(0);
-        let hub = Hub { state: Arc::new(Mutex::new(state)), changed, address, max_in_flight_bytes: 1 << 20 };
+        let hub = Hub { state: Arc::new(Mutex::new(state)), changed, address, number: 1, max_in_flight_bytes: 1 << 20 };
+        hub.clone().serve(listener);
+        hub
+    }
+
+    /// A hub of several brokers, which lead its partitions in turn. They share what is stored, as replicas do.
+    pub async fn start_many(seed: u64, topics: &[(&str, i32)], faults: Faults, brokers: u32) -> Hub {
+        let first = Hub::start(seed, topics, faults).await;
+        let mut addresses = vec![first.address.to_string()];
+        for number in 2..=brokers {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            addresses.push(address.to_string());
+            Hub { number, address, ..first.clone() }.serve(listener);
+        }
+        let mut state = first.state.lock();
+        state.brokers = addresses;
+        let keys: Vec<_> = state.logs.keys().cloned().collect();
+        state.leaders = keys.into_iter().zip((1..=brokers).cycle()).collect();
+        drop(state);
+        first
+    }
+
+    fn serve(self, listener: tokio::net::TcpListener) {
+        let hub = self;
         let server = tonic::transport::Server::builder()
             .add_service(v1::producer_service_server::ProducerServiceServer::new(hub.clone()))
             .add_service(v1::consumer_service_server::ConsumerServiceServer::new(hub.clone()))
             .add_service(v1::group_service_server::GroupServiceServer::new(hub.clone()))
             .add_service(v1::metadata_service_server::MetadataServiceServer::new(hub.clone()));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        hub
     }
 
     /// A client that is quick to try again.

@@ -148,7 +148,10 @@ impl v1::consumer_service_server::ConsumerService for Hub {
 #[tonic::async_trait]
 impl v1::metadata_service_server::MetadataService for Hub {
     async fn get_metadata(&self, request: Request<v1::GetMetadataRequest>) -> Result<Response<v1::GetMetadataResponse>, Status> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        state.metadata_calls += 1;
+        let broker = |(number, endpoint): (u32, &String)| v1::Broker { broker_id: number, endpoint: endpoint.clone() };
+        let brokers = (1..).zip(&state.brokers).map(broker).collect();
         let topics = request.into_inner().topics.into_iter().map(|name| match state.partitions.get(&name) {
             None => v1::TopicMetadata {
                 error: Some(Failure::new(Reason::UnknownTopic, format!("no topic `{name}`")).into()),
@@ -156,12 +159,18 @@ impl v1::metadata_service_server::MetadataService for Hub {
                 ..Default::default()
             },
             Some(count) => v1::TopicMetadata {
-                partitions: (0..*count).map(|partition| v1::PartitionMetadata { partition, ..Default::default() }).collect(),
+                partitions: (0..*count)
+                    .map(|partition| v1::PartitionMetadata {
+                        partition,
+                        leader: state.leaders.get(&(name.clone(), partition)).copied(),
+                        ..Default::default()
+                    })
+                    .collect(),
                 name,
                 max_message_bytes: 64 << 10,
                 ..Default::default()
             },
         });
-        Ok(Response::new(v1::GetMetadataResponse { topics: topics.collect(), ..Default::default() }))
+        Ok(Response::new(v1::GetMetadataResponse { topics: topics.collect(), brokers, ..Default::default() }))
     }
 }

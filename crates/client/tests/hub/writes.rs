@@ -4,6 +4,7 @@ use std::pin::Pin;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::Stream;
+use rand::RngExt;
 use tidegate_client::proto::errors::{Failure, Reason};
 use tidegate_client::proto::v1;
 use tidegate_client::proto::v1::produce_stream_request::Payload;
@@ -24,6 +25,27 @@ impl Hub {
     fn frame(&self, topic: &str, partition: i32, request_id: u64, bytes: &Bytes) -> Fate {
         let mut state = self.state.lock();
         let faults = state.faults;
+        let at = (topic.to_owned(), partition);
+        let brokers = state.brokers.len() as u32;
+        state.frames += 1;
+        if state.dead.contains(&self.number) {
+            return Fate::Cut;
+        }
+        if brokers > 0 && state.chance(faults.move_leader) {
+            let other = state.rng.random_range(1..=brokers);
+            state.leaders.insert(at.clone(), other);
+        }
+        let leader = state.leaders.get(&at).copied().filter(|leader| *leader != self.number);
+        state.misdirected += u32::from(leader.is_some());
+        if let Some(leader) = leader
+            && state.chance(faults.refuse_others)
+        {
+            let endpoint = state.brokers[leader as usize - 1].clone();
+            let failure = Failure::new(Reason::NotLeader, "another broker leads").with("leader_endpoint", endpoint);
+            let failure = failure.retry_after(std::time::Duration::from_millis(200));
+            let ack = v1::ProduceAck { request_id, base_offset: -1, error: Some(failure.into()), ..Default::default() };
+            return Fate::Answer(Box::new(ack));
+        }
         if state.chance(faults.cut_before) {
             return Fate::Cut;
         }
@@ -50,7 +72,7 @@ impl Hub {
             return Fate::Cut;
         }
         let header = BatchHeader::read(bytes).unwrap();
-        let mut ack = v1::ProduceAck { request_id, base_offset: -1, log_start_offset: 0, ..Default::default() };
+        let mut ack = v1::ProduceAck { request_id, base_offset: -1, log_start_offset: 0, leader, ..Default::default() };
         match result {
             Ok((base_offset, duplicate)) => {
                 ack.base_offset = base_offset;
@@ -125,6 +147,9 @@ impl v1::producer_service_server::ProducerService for Hub {
         }
         let waits = {
             let mut state = self.state.lock();
+            if state.dead.contains(&self.number) {
+                return Err(Status::unavailable("dead"));
+            }
             state.streams += 1;
             state.first_stream_waits && state.streams == 1
         };

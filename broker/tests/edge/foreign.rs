@@ -116,13 +116,17 @@ async fn a_second_broker_on_a_directory_or_a_port_is_refused_while_the_first_goe
     let first = settings(directory.path());
     let (broker, channel) = start(first.clone()).await;
     create_topic(&channel, "events", 1).await;
-    let text = refusal(&first).await;
-    assert!(text.contains("another running hub") && text.contains("Give this one another"), "{text}");
     let elsewhere = tempfile::tempdir().unwrap();
     let mut same_volume = first.clone();
     same_volume.object_store = settings(elsewhere.path()).object_store;
-    let text = refusal(&same_volume).await;
-    assert!(text.contains("in use by process") && text.contains(&std::process::id().to_string()), "{text}");
+    for settings in [&first, &same_volume] {
+        let text = refusal(settings).await;
+        assert!(text.contains("in use by process") && text.contains(&std::process::id().to_string()), "{text}");
+    }
+    let mut same_store = settings(elsewhere.path());
+    same_store.object_store = first.object_store.clone();
+    let text = refusal(&same_store).await;
+    assert!(text.contains("belongs to hub") && text.contains("give an unused prefix"), "{text}");
     let mut same_port = settings(elsewhere.path());
     same_port.listeners.client = broker.client_addr;
     let text = refusal(&same_port).await;

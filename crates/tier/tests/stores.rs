@@ -7,8 +7,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tidegate_env::Env;
-use tidegate_tier::{DirectoryStore, ObjectStore, S3Settings, S3Store, StoreError, conformance};
+use tidegate_tier::{DirectoryStore, ObjectStore, PutMode, S3Settings, S3Store, StoreError, conformance};
 
 const USER: &str = "tidegate";
 const PASSWORD: &str = "tidegate-secret";
@@ -78,6 +79,29 @@ async fn a_directory_conforms() {
     let folder = tempfile::tempdir().unwrap();
     let store = DirectoryStore::open(&Env::real(), folder.path().join("objects")).await.unwrap();
     conformance::run_all(Arc::new(store), "check").await;
+}
+
+#[tokio::test]
+async fn several_processes_share_a_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || async { DirectoryStore::open(&Env::real(), folder.path().join("objects")).await.unwrap() };
+    let unfinished = folder.path().join("objects/.tmp/7");
+    let first = open().await;
+    std::fs::write(&unfinished, "half of an object").unwrap();
+    let second = open().await;
+    assert!(unfinished.exists(), "another's unfinished put is left alone");
+    let put = |store: DirectoryStore, key: &'static str| async move {
+        store.put(key, vec![Bytes::from_static(b"content")], PutMode::CreateOnly).await
+    };
+    let both = tokio::join!(put(first.clone(), "shared"), put(second.clone(), "shared"));
+    assert!(both.0.is_ok() != both.1.is_ok(), "exactly one makes an object: {both:?}");
+    put(first.clone(), "one").await.unwrap();
+    put(second.clone(), "two").await.unwrap();
+    let seen = first.list("", None, 10).await.unwrap();
+    assert_eq!(seen.iter().map(|object| object.key.as_str()).collect::<Vec<_>>(), ["one", "shared", "two"]);
+    drop((first, second));
+    drop(open().await);
+    assert!(!unfinished.exists(), "who has the place again clears it");
 }
 
 #[tokio::test]

@@ -1,7 +1,10 @@
 //! A folder as an object store: for `tidegate dev`, small installations and simulations. A key is the path below the folder.
 //!
 //! A put writes a temporary file, syncs it, gives it its name by a hard link, which fails if the name is taken, and syncs the folders. So a
-//! crash leaves the whole object or none; what it may leave under [`TEMPORARY`] is removed when the store is opened.
+//! crash leaves the whole object or none; what it may leave in a folder of unfinished puts is removed when the store is opened.
+//!
+//! The brokers of a hub may share a folder (of one machine, or of a file system with locks and hard links): each takes a place with a lock and a
+//! folder of unfinished puts of its own. Whose objects these are is not decided here: the hub's marker object does that.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,10 +21,12 @@ use tidegate_env::{Disk, Env, LockGuard, OpenMode};
 use super::{ObjectInfo, ObjectStore, Put, PutMode, StoreError, validate_key, validate_prefix, validate_range};
 use crate::codec::crc32c_of;
 
-/// Folder of unfinished puts. No key starts with a dot, so it cannot be one.
+/// Folder of unfinished puts of the first place. No key starts with a dot, so it cannot be one.
 const TEMPORARY: &str = ".tmp";
-/// Locked while a process has the store open: only then may unfinished puts of others be removed.
+/// Locked while a process has the first place: only then may unfinished puts of its folder be removed.
 const LOCK: &str = ".lock";
+/// Processes that may have a store open at once.
+const PLACES: usize = 64;
 
 /// Objects as files. Cheap to clone.
 #[derive(Clone)]
@@ -32,6 +37,8 @@ pub struct DirectoryStore {
 
 struct Shared {
     root: PathBuf,
+    /// Where this process's unfinished puts are.
+    temporary: PathBuf,
     next_temporary: AtomicU64,
     /// Folders whose names this process has made durable, all of them below the root.
     durable_folders: Mutex<BTreeSet<PathBuf>>,
@@ -48,23 +55,19 @@ impl DirectoryStore {
     /// Opens the store below `root`, which is made if missing, and removes what interrupted puts left.
     ///
     /// # Errors
-    /// The file system's, `WouldBlock` if another process has it open.
+    /// The file system's, `WouldBlock` if 64 processes have it open.
     pub async fn open(env: &Env, root: impl Into<PathBuf>) -> io::Result<DirectoryStore> {
         let (disk, root) = (env.disk.clone(), root.into());
         let shared = env
             .run_blocking(move || -> io::Result<Shared> {
                 disk.create_dir_all_durably(&root)?;
-                let lock = disk.lock(&root.join(LOCK)).map_err(|error| {
-                    let hint = "is the folder of another running hub? Give this one another";
-                    io::Error::new(error.kind(), format!("cannot lock {}: {error}; {hint}", root.join(LOCK).display()))
-                })?;
-                let temporary = root.join(TEMPORARY);
+                let (temporary, lock) = take_place(disk.as_ref(), &root)?;
                 if disk.metadata(&temporary)?.is_some() {
                     disk.remove_dir_all(&temporary)?;
                 }
                 disk.create_dir_all(&temporary)?;
                 disk.sync_dir(&root)?;
-                Ok(Shared { root, next_temporary: AtomicU64::new(0), durable_folders: Mutex::default(), _lock: lock })
+                Ok(Shared { root, temporary, next_temporary: AtomicU64::new(0), durable_folders: Mutex::default(), _lock: lock })
             })
             .await?;
         Ok(DirectoryStore { shared: Arc::new(shared), env: env.clone() })
@@ -161,6 +164,21 @@ impl ObjectStore for DirectoryStore {
     }
 }
 
+/// The first place that no other process has: its folder of unfinished puts, and its lock.
+fn take_place(disk: &dyn Disk, root: &Path) -> io::Result<(PathBuf, Box<dyn LockGuard>)> {
+    let named = |name: &str, place: usize| root.join(if place == 0 { name.to_owned() } else { format!("{name}-{place}") });
+    for place in 0..PLACES {
+        let path = named(LOCK, place);
+        match disk.lock(&path) {
+            Ok(lock) => return Ok((named(TEMPORARY, place), lock)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(io::Error::new(error.kind(), format!("cannot lock {}: {error}", path.display()))),
+        }
+    }
+    let hint = "use S3-compatible storage for hubs of so many brokers, or give this hub a folder of its own";
+    Err(io::Error::new(io::ErrorKind::WouldBlock, format!("{} is open in {PLACES} processes: {hint}", root.display())))
+}
+
 enum Linked {
     Durable(u32),
     Unsure(String),
@@ -189,7 +207,7 @@ impl Shared {
         let folder = path.parent().unwrap_or(&self.root);
         self.ensure_folder(disk, folder)?;
         let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
-        let temporary = self.root.join(TEMPORARY).join(number.to_string());
+        let temporary = self.temporary.join(number.to_string());
         let linked = write_synced(disk, &temporary, body).and_then(|()| disk.hard_link(&temporary, &path));
         // The temporary name goes in each case; if that fails, the next open removes it.
         let removed = disk.remove_file(&temporary);

@@ -1,5 +1,6 @@
 //! The cells of the measurement: what is sent and read, and what is noted of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,11 +10,10 @@ use tokio::sync::{oneshot, watch};
 
 use crate::batches::{Shape, Templates};
 use crate::flight::{Flight, Landed, Reading, Terms, histogram};
-use crate::process::{cpu_seconds, load_average, machine_busy_seconds};
+use crate::process::{cpu_seconds, cpu_seconds_of, load_average, machine_busy_seconds};
 use crate::server::Broker;
 
-/// Partitions of each topic, and connections that share them in bulk cells.
-pub(crate) const PARTITIONS: u32 = 16;
+/// Connections that share the partitions in bulk cells, but at least as many to each broker as make them up.
 const CONNECTIONS: usize = 4;
 /// Batches a connection may have on its way in bulk cells, by bytes, but not less than one a partition.
 const WINDOW_BYTES: usize = 4 << 20;
@@ -54,35 +54,35 @@ const ONE: Shape = Shape { record_bytes: 1024, keyed: false, batch_bytes: 1 };
 pub(crate) const CELLS: [Cell; 6] = [
     Cell {
         name: "produce, 1 KiB records",
-        about: "Batches of 256 KiB, 16 partitions over 4 connections, each with 4 MiB on its way.",
+        about: "Batches of 256 KiB, all partitions over 4 connections (three brokers: 2 to each), each with 4 MiB on its way.",
         load: Load::Bulk,
         shape: KIB,
         time: 1.0,
     },
     Cell {
         name: "catch-up read, 1 KiB records",
-        about: "What the cell before wrote, from the beginning, over 4 connections.",
+        about: "What the cell before wrote, from the beginning, over as many connections.",
         load: Load::CatchUp,
         shape: KIB,
         time: 1.0,
     },
     Cell {
         name: "produce, 100-byte keyed records",
-        about: "Batches of 16 KiB (what Kafka's producer makes by default), 16 partitions over 4 connections, each with 4 MiB on its way.",
+        about: "Batches of 16 KiB (what Kafka's producer makes by default), as many connections, each with 4 MiB on its way.",
         load: Load::Bulk,
         shape: SMALL,
         time: 1.0,
     },
     Cell {
         name: "catch-up read, 100-byte records",
-        about: "What the cell before wrote, from the beginning, over 4 connections.",
+        about: "What the cell before wrote, from the beginning, over as many connections.",
         load: Load::CatchUp,
         shape: SMALL,
         time: 1.0,
     },
     Cell {
         name: "tail read at 16 MB/s",
-        about: "100-byte keyed records in batches of 16 KiB at a fixed rate (open loop), and one consumer that follows all 16 partitions.",
+        about: "100-byte keyed records in batches of 16 KiB at a fixed rate (open loop), and one consumer (three brokers: one of each) that follows all partitions.",
         load: Load::Tail { bytes_a_second: 16_000_000 },
         shape: SMALL,
         time: 1.0,
@@ -123,9 +123,9 @@ struct Usage {
 }
 
 impl Usage {
-    fn now(broker: u32) -> Result<Usage> {
+    fn now(broker: &[u32]) -> Result<Usage> {
         let driver = cpu_seconds(std::process::id())?;
-        Ok(Usage { broker: cpu_seconds(broker)?, driver, busy: machine_busy_seconds()?, at: Instant::now() })
+        Ok(Usage { broker: cpu_seconds_of(broker)?, driver, busy: machine_busy_seconds()?, at: Instant::now() })
     }
 }
 
@@ -133,14 +133,16 @@ impl Usage {
 pub(crate) struct Written {
     topic: String,
     templates: Arc<Templates>,
-    /// Records by connection.
-    records: Vec<u64>,
+    /// The partitions of each connection, and their records.
+    lines: Vec<(Vec<i32>, u64)>,
 }
 
 /// Runs the cells of one round against a broker.
 pub(crate) struct Round<'a> {
     pub(crate) broker: &'a Broker,
     pub(crate) number: usize,
+    /// Partitions of each topic.
+    pub(crate) partitions: u32,
     /// The time of a cell.
     pub(crate) duration: Duration,
     pub(crate) written: Option<Written>,
@@ -149,14 +151,14 @@ pub(crate) struct Round<'a> {
 impl Round<'_> {
     /// Runs one cell.
     pub(crate) async fn run(&mut self, cell: &Cell, place: usize) -> Result<Measured> {
-        let before = Usage::now(self.broker.process_id)?;
+        let before = Usage::now(&self.broker.process_ids)?;
         let mut measured = match cell.load {
             Load::CatchUp => self.catch_up().await?,
             _ => self.produce(cell, place).await?,
         };
         let driver = cpu_seconds(std::process::id())? - before.driver;
         self.settle().await?;
-        let after = Usage::now(self.broker.process_id)?;
+        let after = Usage::now(&self.broker.process_ids)?;
         measured.broker_cpu = after.broker - before.broker;
         measured.driver_cpu = driver;
         let elapsed = (after.at - before.at).as_secs_f64();
@@ -180,10 +182,10 @@ impl Round<'_> {
     async fn settle(&self) -> Result<()> {
         let start = Instant::now();
         let mut quiet = 0;
-        let mut last = cpu_seconds(self.broker.process_id)?;
+        let mut last = cpu_seconds_of(&self.broker.process_ids)?;
         while quiet < 2 && start.elapsed() < SETTLE {
             tokio::time::sleep(Duration::from_millis(100)).await;
-            let now = cpu_seconds(self.broker.process_id)?;
+            let now = cpu_seconds_of(&self.broker.process_ids)?;
             quiet = if now - last < 0.015 { quiet + 1 } else { 0 };
             last = now;
         }
@@ -191,40 +193,45 @@ impl Round<'_> {
     }
 
     async fn produce(&mut self, cell: &Cell, place: usize) -> Result<Measured> {
-        let templates = Arc::new(Templates::build(cell.shape, PARTITIONS)?);
+        let templates = Arc::new(Templates::build(cell.shape, self.partitions)?);
         let topic = format!("bench-{}-{place}-{}", self.number, self.broker.kind as u8);
-        self.broker.driver.create_topic(&topic, PARTITIONS).await?;
+        let driver = &self.broker.driver;
+        driver.create_topic(&topic, self.partitions).await?;
+        let leaders = driver.leaders(&topic, self.partitions).await?;
+        let lines = lines(&leaders, if cell.load == Load::Single { 1 } else { CONNECTIONS });
+        // One producer is one connection, whichever broker it goes to.
+        let lines = if cell.load == Load::Single { lines[..1].to_vec() } else { lines };
         let start = Instant::now();
         let duration = self.duration.mul_f64(cell.time);
-        let flights = flights(cell, &templates, start, duration)?;
-        let (total, until) = watch::channel(u64::MAX);
-        let all: Vec<i32> = (0..PARTITIONS as i32).collect();
-        let reading = Reading::new(Arc::clone(&templates), start)?;
-        let (ready, begun) = oneshot::channel();
-        let consumer = async {
-            match cell.load {
-                Load::Tail { .. } => self.broker.driver.consume(&topic, &all, until, reading, ready).await.map(Some),
-                _ => {
-                    let _ = ready.send(());
-                    Ok(None)
-                }
-            }
+        let flights = flights(cell, &lines, &templates, start, duration)?;
+        let consumers = match cell.load {
+            Load::Tail { .. } => followers(&leaders),
+            _ => Vec::new(),
         };
+        let totals: Vec<_> = consumers.iter().map(|_| watch::channel(u64::MAX)).collect();
+        let (ready, begun): (Vec<_>, Vec<_>) = consumers.iter().map(|_| oneshot::channel()).unzip();
+        let consuming = consumers.iter().zip(&totals).zip(ready).map(|((partitions, (_, until)), ready)| {
+            let reading = Reading::new(Arc::clone(&templates), start);
+            let topic = &topic;
+            async move { driver.consume(topic, partitions, until.clone(), reading?, ready).await }
+        });
         let producers = async {
-            begun.await.context("the consumer failed")?;
-            let sending = flights.iter().map(|flight| self.broker.driver.produce(&topic, Arc::clone(flight)));
+            futures::future::try_join_all(begun).await.context("a consumer failed")?;
+            let sending = flights.iter().map(|flight| driver.produce(&topic, Arc::clone(flight)));
             futures::future::try_join_all(sending).await?;
             let landed: Vec<Landed> = flights.iter().map(|flight| flight.land()).collect::<Result<_>>()?;
-            total.send_replace(landed.iter().map(|landed| landed.batches * templates.records()).sum());
+            for (partitions, (total, _)) in consumers.iter().zip(&totals) {
+                let theirs = lines.iter().zip(&landed).filter(|(line, _)| partitions.contains(&line[0]));
+                total.send_replace(theirs.map(|(_, landed)| landed.batches * templates.records()).sum());
+            }
             anyhow::Ok(landed)
         };
-        let (read, landed) = tokio::try_join!(consumer, producers)?;
-        self.written = Some(Written {
-            topic,
-            records: landed.iter().map(|landed| landed.batches * templates.records()).collect(),
-            templates: Arc::clone(&templates),
-        });
-        landed_to_measured(start, &templates, &landed, read)
+        let (read, landed) = tokio::try_join!(futures::future::try_join_all(consuming), producers)?;
+        let records = landed.iter().map(|landed| landed.batches * templates.records());
+        let lines = lines.iter().cloned().zip(records).collect();
+        let measured = landed_to_measured(start, &templates, &landed, &read)?;
+        self.written = Some(Written { topic, lines, templates });
+        Ok(measured)
     }
 
     async fn catch_up(&mut self) -> Result<Measured> {
@@ -232,13 +239,13 @@ impl Round<'_> {
         let driver = &self.broker.driver;
         let start = Instant::now();
         let mut readers = Vec::new();
-        for (place, records) in written.records.iter().copied().enumerate() {
+        for (partitions, records) in &written.lines {
+            let (records, partitions) = (*records, partitions.as_slice());
             let reading = Reading::new(Arc::clone(&written.templates), start)?;
             let (total, until) = watch::channel(records);
             let (ready, _) = oneshot::channel();
-            let partitions = partitions_of(place, written.records.len());
             readers.push(async move {
-                let read = driver.consume(&written.topic, &partitions, until, reading, ready).await?;
+                let read = driver.consume(&written.topic, partitions, until, reading, ready).await?;
                 ensure!(read.records == records, "{} records came back of {records}", read.records);
                 // A reader follows how many there are as long as it reads.
                 drop(total);
@@ -261,18 +268,36 @@ impl Round<'_> {
     }
 }
 
-/// The partitions of one of several connections.
-fn partitions_of(place: usize, connections: usize) -> Vec<i32> {
-    (0..PARTITIONS as i32).filter(|partition| *partition as usize % connections == place).collect()
+/// The partitions of each connection: those of one have one leader, and each leader has as many connections.
+fn lines(leaders: &[usize], connections: usize) -> Vec<Vec<i32>> {
+    let led = followers(leaders);
+    let each = connections.div_ceil(led.len().max(1));
+    let share = |partitions: &Vec<i32>, place: usize| partitions.iter().skip(place).step_by(each).copied().collect::<Vec<_>>();
+    let all = led.iter().flat_map(|partitions| (0..each).map(move |place| share(partitions, place)));
+    all.filter(|partitions| !partitions.is_empty()).collect()
 }
 
-fn flights(cell: &Cell, templates: &Arc<Templates>, start: Instant, duration: Duration) -> Result<Vec<Arc<Flight>>> {
-    let connections = if cell.load == Load::Single { 1 } else { CONNECTIONS };
+/// The partitions that each broker leads, without brokers that lead none.
+fn followers(leaders: &[usize]) -> Vec<Vec<i32>> {
+    let mut led: BTreeMap<usize, Vec<i32>> = BTreeMap::new();
+    for (partition, leader) in (0..).zip(leaders) {
+        led.entry(*leader).or_default().push(partition);
+    }
+    led.into_values().collect()
+}
+
+fn flights(
+    cell: &Cell,
+    lines: &[Vec<i32>],
+    templates: &Arc<Templates>,
+    start: Instant,
+    duration: Duration,
+) -> Result<Vec<Arc<Flight>>> {
     let batch_bytes = templates.batch_bytes();
-    let terms = |place| {
+    let terms = |partitions: &Vec<i32>| {
         let interval = match cell.load {
             Load::Tail { bytes_a_second } => {
-                let batches_a_second = bytes_a_second as f64 / batch_bytes as f64 / connections as f64;
+                let batches_a_second = bytes_a_second as f64 / batch_bytes as f64 / lines.len() as f64;
                 Some(Duration::from_secs_f64(1.0 / batches_a_second))
             }
             _ => None,
@@ -280,24 +305,30 @@ fn flights(cell: &Cell, templates: &Arc<Templates>, start: Instant, duration: Du
         let window = match cell.load {
             Load::Single => 1,
             Load::Tail { .. } => usize::MAX,
-            _ => (WINDOW_BYTES / batch_bytes).max(PARTITIONS as usize / connections),
+            _ => (WINDOW_BYTES / batch_bytes).max(partitions.len()),
         };
-        let batches = BULK_BYTES / batch_bytes as u64 / connections as u64;
-        Terms { start, duration, batches, interval, window, partitions: partitions_of(place, connections) }
+        let batches = BULK_BYTES / batch_bytes as u64 / lines.len() as u64;
+        Terms { start, duration, batches, interval, window, partitions: partitions.clone() }
     };
-    (0..connections).map(|place| Ok(Arc::new(Flight::new(Arc::clone(templates), terms(place))?))).collect()
+    lines.iter().map(|line| Ok(Arc::new(Flight::new(Arc::clone(templates), terms(line))?))).collect()
 }
 
-fn landed_to_measured(start: Instant, templates: &Templates, landed: &[Landed], read: Option<Reading>) -> Result<Measured> {
+fn landed_to_measured(start: Instant, templates: &Templates, landed: &[Landed], read: &[Reading]) -> Result<Measured> {
     let mut acknowledged = histogram()?;
     for landed in landed {
         acknowledged.add(&landed.latency_us)?;
     }
-    let last = landed.iter().map(|landed| landed.last).chain(read.as_ref().map(|read| read.last)).max().unwrap_or(start);
+    let last = landed.iter().map(|landed| landed.last).chain(read.iter().map(|read| read.last)).max().unwrap_or(start);
     let batches: u64 = landed.iter().map(|landed| landed.batches).sum();
     let records = batches * templates.records();
-    if let Some(read) = &read {
-        ensure!(read.records == records, "{} records came back of {records}", read.records);
+    let mut received = None;
+    if !read.is_empty() {
+        let came: u64 = read.iter().map(|read| read.records).sum();
+        ensure!(came == records, "{came} records came back of {records}");
+        let received = received.insert(histogram()?);
+        for read in read {
+            received.add(&read.latency_us)?;
+        }
     }
     Ok(Measured {
         seconds: (last - start).as_secs_f64(),
@@ -308,15 +339,28 @@ fn landed_to_measured(start: Instant, templates: &Templates, landed: &[Landed], 
         other_cores: 0.0,
         load_average: 0.0,
         acknowledged_us: Some(acknowledged),
-        received_us: read.map(|read| read.latency_us),
+        received_us: received,
     })
 }
 
 /// Warms a broker up: some seconds of the bulk load, nothing noted.
-pub(crate) async fn warm_up(broker: &Broker, duration: Duration) -> Result<()> {
-    let mut round = Round { broker, number: usize::MAX, duration, written: None };
+pub(crate) async fn warm_up(broker: &Broker, partitions: u32, duration: Duration) -> Result<()> {
+    let mut round = Round { broker, number: usize::MAX, partitions, duration, written: None };
     for (place, cell) in CELLS.iter().enumerate() {
         round.run(cell, place).await.with_context(|| format!("warming up {} by `{}`", broker.kind.name(), cell.name))?;
     }
     round.clean().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_goes_to_one_leader_and_every_partition_has_one() {
+        assert_eq!(lines(&[0; 6], 4), [vec![0, 4], vec![1, 5], vec![2], vec![3]]);
+        let spread = lines(&[2, 0, 1, 2, 0, 1, 2], 4);
+        assert_eq!(spread, [vec![1], vec![4], vec![2], vec![5], vec![0, 6], vec![3]]);
+        assert_eq!(lines(&[0, 1], 1), [vec![0], vec![1]]);
+    }
 }

@@ -157,6 +157,11 @@ impl Flight {
         self.state.lock().pending.is_empty() && matches!(self.turn(), Turn::Over)
     }
 
+    /// The first of its partitions.
+    pub(crate) fn partition(&self) -> i32 {
+        self.terms.partitions.first().copied().unwrap_or(0)
+    }
+
     /// The result.
     pub(crate) fn land(&self) -> Result<Landed> {
         let state = self.state.lock();

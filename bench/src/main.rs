@@ -5,6 +5,7 @@
 mod batches;
 mod cells;
 mod driver;
+mod failover;
 mod flight;
 mod kafka;
 mod process;
@@ -62,6 +63,15 @@ struct Arguments {
     /// The command that `tidegate-again` runs, such as an older build. Default: the same.
     #[arg(long)]
     tidegate_again: Option<PathBuf>,
+    /// Brokers of each hub and cluster, on this one machine: 1, or 3 with three replicas of everything (Kafka: acks=all, min.insync.replicas=2).
+    #[arg(long, default_value_t = 1)]
+    nodes: u16,
+    /// Partitions of each topic, 1 to 10000.
+    #[arg(long, default_value_t = 16)]
+    partitions: u32,
+    /// Instead of the cells: kill a leader so many times, and show for how long nothing was acknowledged. Needs --nodes 3 or 5.
+    #[arg(long)]
+    failover: Option<usize>,
     /// Where the brokers keep their data, on a real disk; a folder is made in it and removed. Default: beside this program.
     #[arg(long)]
     folder: Option<PathBuf>,
@@ -88,6 +98,8 @@ async fn run(mut arguments: Arguments) -> Result<()> {
     }
     ensure!((1..=50).contains(&arguments.rounds), "--rounds {} is not within 1 to 50", arguments.rounds);
     ensure!((0.1..=60.0).contains(&arguments.seconds), "--seconds {} is not within 0.1 to 60", arguments.seconds);
+    ensure!(matches!(arguments.nodes, 1 | 3 | 5), "--nodes {} is not 1, 3 or 5", arguments.nodes);
+    ensure!((1..=10_000).contains(&arguments.partitions), "--partitions {} is not within 1 to 10000", arguments.partitions);
     if arguments.brokers.is_empty() {
         arguments.brokers = match arguments.kafka_libs {
             Some(_) => vec![Kind::Tidegate, Kind::TidegateLocal, Kind::Kafka, Kind::KafkaFsync],
@@ -101,11 +113,15 @@ async fn run(mut arguments: Arguments) -> Result<()> {
         tidegate,
         kafka_libs: arguments.kafka_libs.clone(),
         kafka_threads: (arguments.kafka_network_threads, arguments.kafka_io_threads),
+        nodes: arguments.nodes,
     };
     let parent = arguments.folder.clone().unwrap_or(here);
     let folder = tempfile::Builder::new().prefix("bench-").tempdir_in(&parent).with_context(|| parent.display().to_string())?;
-    let brokers = server::start(&arguments.brokers, &programs, folder.path()).await?;
-    let outcome = measure(&arguments, &brokers).await;
+    let mut brokers = server::start(&arguments.brokers, &programs, folder.path()).await?;
+    let outcome = match arguments.failover {
+        Some(rounds) => fail_over(&mut brokers, rounds).await,
+        None => measure(&arguments, &brokers).await,
+    };
     if outcome.is_err() {
         // The logs say more than the error.
         eprintln!("the brokers' logs stay in {}", folder.keep().display());
@@ -124,15 +140,17 @@ async fn measure(arguments: &Arguments, brokers: &[Broker]) -> Result<()> {
         .collect();
     for broker in brokers {
         progress(begun, &format!("warming up {}", broker.kind.name()));
-        cells::warm_up(broker, duration).await?;
+        cells::warm_up(broker, arguments.partitions, duration).await?;
     }
     let idle = idle(brokers).await?;
     for round in 0..arguments.rounds {
         let mut order: Vec<usize> = (0..brokers.len()).collect();
         // Each one goes first as often as the others.
         order.rotate_left(round % brokers.len());
-        let mut rounds: Vec<Round<'_>> =
-            brokers.iter().map(|broker| Round { broker, number: round, duration, written: None }).collect();
+        let mut rounds: Vec<Round<'_>> = brokers
+            .iter()
+            .map(|broker| Round { broker, number: round, partitions: arguments.partitions, duration, written: None })
+            .collect();
         for (slot, place) in wanted.iter().copied().enumerate() {
             let cell = &CELLS[place];
             for turn in order.iter().copied() {
@@ -150,6 +168,20 @@ async fn measure(arguments: &Arguments, brokers: &[Broker]) -> Result<()> {
     show(arguments, brokers, &wanted, &all, &idle, begun)
 }
 
+async fn fail_over(brokers: &mut [Broker], rounds: usize) -> Result<()> {
+    let begun = Instant::now();
+    println!("Machine: {}. {rounds} kills each.\n", process::machine());
+    println!("| broker | p50, ms | longest, ms |\n|---|---|---|");
+    for broker in brokers {
+        ensure!(broker.process_ids.len() > 1, "--failover needs --nodes 3 or 5");
+        let mut silences = failover::run(broker, rounds, |what| progress(begun, what)).await.context(broker.kind.name())?;
+        silences.sort_unstable();
+        let longest = silences.last().context("no rounds")?;
+        println!("| {} | {} | {} |", broker.kind.name(), silences[silences.len() / 2].as_millis(), longest.as_millis());
+    }
+    Ok(())
+}
+
 /// The places of the wanted cells in [`CELLS`]; a cell that reads brings the one before, which writes for it.
 fn wanted(text: &str) -> Result<Vec<usize>> {
     let matches = |place: usize| CELLS[place].name.contains(text);
@@ -163,11 +195,11 @@ fn wanted(text: &str) -> Result<Vec<usize>> {
 
 /// Share of a core that each broker uses while nobody asks it anything.
 async fn idle(brokers: &[Broker]) -> Result<Vec<f64>> {
-    let before: Vec<f64> = brokers.iter().map(|broker| process::cpu_seconds(broker.process_id)).collect::<Result<_>>()?;
+    let before: Vec<f64> = brokers.iter().map(|broker| process::cpu_seconds_of(&broker.process_ids)).collect::<Result<_>>()?;
     let start = Instant::now();
     tokio::time::sleep(Duration::from_secs(3)).await;
     let share = |(broker, before): (&Broker, f64)| {
-        anyhow::Ok((process::cpu_seconds(broker.process_id)? - before) / start.elapsed().as_secs_f64())
+        anyhow::Ok((process::cpu_seconds_of(&broker.process_ids)? - before) / start.elapsed().as_secs_f64())
     };
     brokers.iter().zip(before).map(share).collect()
 }
@@ -180,11 +212,17 @@ fn show(
     idle: &[f64],
     begun: Instant,
 ) -> Result<()> {
-    println!("Machine: {}. {} rounds of cells of {} s.\n", process::machine(), arguments.rounds, arguments.seconds);
+    let (nodes, partitions) = (arguments.nodes, arguments.partitions);
+    println!(
+        "Machine: {}. {} rounds of cells of {} s, brokers: {nodes}, partitions: {partitions}.\n",
+        process::machine(),
+        arguments.rounds,
+        arguments.seconds
+    );
     println!("| broker | most memory, MiB | idle, % of a core |\n|---|---|---|");
     let mut memory = serde_json::Map::new();
     for (broker, idle) in brokers.iter().zip(idle) {
-        let bytes = process::memory_bytes(broker.process_id, "VmHWM")?;
+        let bytes = broker.process_ids.iter().map(|process| process::memory_bytes(*process, "VmHWM")).sum::<Result<u64>>()?;
         println!("| {} | {} | {:.1} |", broker.kind.name(), bytes >> 20, idle * 100.0);
         memory.insert(broker.kind.name().to_owned(), json!({"mostMemoryBytes": bytes, "idleCores": idle}));
     }
@@ -193,7 +231,7 @@ fn show(
     }
     if let Some(path) = &arguments.json {
         let cells: Vec<_> = wanted.iter().zip(all).map(|(place, series)| report::json(&CELLS[*place], series)).collect();
-        let document = json!({"machine": process::machine(), "rounds": arguments.rounds, "brokers": memory, "cells": cells});
+        let document = json!({"machine": process::machine(), "rounds": arguments.rounds, "nodes": nodes, "partitions": partitions, "brokers": memory, "cells": cells});
         std::fs::write(path, format!("{document:#}\n")).with_context(|| path.display().to_string())?;
     }
     progress(begun, "done");

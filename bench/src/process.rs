@@ -1,10 +1,10 @@
 //! What processes and the machine use, from /proc: CPU time (user and system), memory, how busy others are.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Ticks of /proc a second; the same on every Linux that Rust knows of.
 const TICKS: f64 = 100.0;
@@ -14,16 +14,23 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A started program; it is ended when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Process {
+    command: Command,
+    log: PathBuf,
     child: Child,
 }
 
 impl Process {
-    /// Starts a command whose output goes to a file.
-    pub(crate) fn start(command: &mut Command, log: &Path) -> Result<Process> {
-        let out = std::fs::File::create(log).with_context(|| log.display().to_string())?;
-        let child = command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
-        let child = child.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))?;
-        Ok(Process { child })
+    /// Starts a command whose output goes to the end of a file.
+    pub(crate) fn start(mut command: Command, log: &Path) -> Result<Process> {
+        let child = spawn(&mut command, log)?;
+        Ok(Process { command, log: log.to_owned(), child })
+    }
+
+    /// Starts it again after it was killed.
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        self.child.wait()?;
+        self.child = spawn(&mut self.command, &self.log)?;
+        Ok(())
     }
 
     /// Its id.
@@ -60,6 +67,19 @@ impl Drop for Process {
     }
 }
 
+fn spawn(command: &mut Command, log: &Path) -> Result<Child> {
+    let out = std::fs::File::options().create(true).append(true).open(log).with_context(|| log.display().to_string())?;
+    let child = command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+    child.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))
+}
+
+/// Kills a process at once (SIGKILL).
+pub(crate) fn kill(process: u32) -> Result<()> {
+    let status = Command::new("kill").args(["-KILL", &process.to_string()]).status()?;
+    ensure!(status.success(), "kill: {status}");
+    Ok(())
+}
+
 /// CPU seconds (user and system) that a process has used with all its threads.
 pub(crate) fn cpu_seconds(process: u32) -> Result<f64> {
     let path = format!("/proc/{process}/stat");
@@ -68,6 +88,11 @@ pub(crate) fn cpu_seconds(process: u32) -> Result<f64> {
     let fields: Vec<&str> = text.rsplit_once(')').context("no name")?.1.split_whitespace().collect();
     let ticks = |place: usize| -> Result<f64> { Ok(fields.get(place).context("too short")?.parse()?) };
     Ok((ticks(11)? + ticks(12)?) / TICKS)
+}
+
+/// The same of several processes together.
+pub(crate) fn cpu_seconds_of(processes: &[u32]) -> Result<f64> {
+    processes.iter().map(|process| cpu_seconds(*process)).sum()
 }
 
 /// A line of /proc/PID/status in bytes, such as `VmHWM` (the most memory it ever held) or `VmRSS`.

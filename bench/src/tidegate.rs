@@ -14,6 +14,8 @@ use tidegate_client::{Client, Transport};
 use tidegate_proto::errors::Failure;
 use tidegate_proto::framing::{Messages, PREFIX_BYTES};
 use tidegate_proto::v1;
+use tidegate_proto::v1::metadata_service_client::MetadataServiceClient;
+use tidegate_proto::v1::producer_service_client::ProducerServiceClient;
 use tidegate_proto::v1::subscribe_response::Event;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
@@ -21,25 +23,58 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tower::{Service, ServiceExt};
 
-use crate::driver::{Driver, Ready, Until};
+use crate::driver::{Driver, Leaders, Ready, Until};
 use crate::flight::{Flight, Outgoing, Reading};
 
 /// Tag of `ProduceStreamRequest.batches` (field 15, bytes), its greatest field number.
 const BATCHES: u8 = (15 << 3) | 2;
 /// The largest message taken.
 const MESSAGE_BYTES: usize = 64 << 20;
+/// How long brokers may take to share the work.
+const SPREAD: std::time::Duration = std::time::Duration::from_secs(120);
 /// Frames between the driver and its connection.
 const QUEUED: usize = 4;
 
-/// A hub.
-#[derive(Clone, Debug)]
+/// A hub: a client of each of its brokers, by their numbers from 1.
+#[derive(Debug)]
 pub(crate) struct Tidegate {
-    client: Client,
+    clients: Vec<Client>,
+    leaders: Leaders,
 }
 
 impl Tidegate {
-    pub(crate) async fn connect(address: &str) -> Result<Tidegate> {
-        Ok(Tidegate { client: Client::connect(address).await? })
+    pub(crate) async fn connect(addresses: &[String]) -> Result<Tidegate> {
+        let clients = futures::future::try_join_all(addresses.iter().map(|address| Client::connect(address.as_str()))).await?;
+        Ok(Tidegate { clients, leaders: Leaders::default() })
+    }
+
+    /// The leader of each partition as a broker knows them, or that there is none.
+    async fn ask_leaders(&self, asked: usize, topic: &str) -> Result<Vec<Result<usize>>> {
+        let request = v1::GetMetadataRequest { topics: vec![topic.to_owned()], exclude_topics: false };
+        let mut service = MetadataServiceClient::new(self.clients[asked].transport()).max_decoding_message_size(MESSAGE_BYTES);
+        let answer = service.get_metadata(request).await?.into_inner();
+        let found = answer.topics.first().context("no topic in the answer")?;
+        let leader = |partition: &v1::PartitionMetadata| {
+            let leader = partition.leader.with_context(|| format!("partition {} has no leader", partition.partition))?;
+            usize::try_from(leader)?.checked_sub(1).context("brokers count from 1")
+        };
+        Ok(found.partitions.iter().map(leader).collect())
+    }
+
+    /// Waits until each broker leads something: a broker that comes in is given its share within seconds.
+    pub(crate) async fn spread(&self) -> Result<()> {
+        const PROBE: &str = "spread";
+        self.create_topic(PROBE, 64).await?;
+        let start = std::time::Instant::now();
+        loop {
+            let leaders = self.leaders(PROBE, 64).await;
+            let leading = leaders.as_ref().map_or(0, |leaders| leaders.iter().collect::<std::collections::BTreeSet<_>>().len());
+            if leading == self.clients.len() {
+                return self.delete_topic(PROBE).await;
+            }
+            ensure!(start.elapsed() < SPREAD, "only {leading} of {} brokers lead: {leaders:?}", self.clients.len());
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
     }
 }
 
@@ -104,20 +139,55 @@ fn frame(topic: &str, flight: &Flight, outgoing: Outgoing) -> Result<Bytes> {
 
 #[async_trait]
 impl Driver for Tidegate {
+    async fn is_up(&self, broker: usize) -> Result<()> {
+        let request = v1::GetMetadataRequest { topics: Vec::new(), exclude_topics: true };
+        MetadataServiceClient::new(self.clients[broker].transport()).get_metadata(request).await?;
+        Ok(())
+    }
+
     async fn create_topic(&self, name: &str, partitions: u32) -> Result<()> {
         let settings = v1::TopicSettings { partitions: Some(partitions), ..v1::TopicSettings::default() };
         let request = v1::CreateTopicRequest { name: name.to_owned(), settings: Some(settings), validate_only: false };
-        self.client.admin().create_topic(request).await?;
+        self.clients[0].admin().create_topic(request).await?;
         Ok(())
     }
 
     async fn delete_topic(&self, name: &str) -> Result<()> {
         let request = v1::DeleteTopicRequest { name: name.to_owned(), ..v1::DeleteTopicRequest::default() };
-        self.client.admin().delete_topic(request).await?;
+        self.clients[0].admin().delete_topic(request).await?;
         Ok(())
     }
 
+    async fn leaders(&self, topic: &str, partitions: u32) -> Result<Vec<usize>> {
+        let leaders = self.ask_leaders(0, topic).await?;
+        ensure!(leaders.len() == partitions as usize, "{topic} has {} partitions", leaders.len());
+        let leaders = leaders.into_iter().collect::<Result<Vec<_>>>()?;
+        self.leaders.note(topic, &leaders);
+        Ok(leaders)
+    }
+
+    async fn leader(&self, asked: usize, topic: &str, partition: i32) -> Result<usize> {
+        let leaders = self.ask_leaders(asked, topic).await?;
+        leaders.into_iter().nth(usize::try_from(partition)?).context("no such partition")?
+    }
+
+    async fn append(&self, broker: usize, topic: &str, partition: i32, batch: Bytes) -> Result<()> {
+        let request = v1::ProduceRequest {
+            topic: topic.to_owned(),
+            partition: Some(partition),
+            payload: Some(v1::produce_request::Payload::Batches(batch)),
+            ..v1::ProduceRequest::default()
+        };
+        let mut service = ProducerServiceClient::new(self.clients[broker].transport());
+        let answer = service.produce(request).await?.into_inner();
+        match answer.results.into_iter().find_map(|result| result.error) {
+            Some(error) => Err(Failure::from(error).into()),
+            None => Ok(()),
+        }
+    }
+
     async fn produce(&self, topic: &str, flight: Arc<Flight>) -> Result<()> {
+        let leader = &self.clients[self.leaders.of(topic, flight.partition())];
         let (frames, queue) = mpsc::channel::<Bytes>(QUEUED);
         let body = StreamBody::new(ReceiverStream::new(queue).map(|bytes| Ok::<_, Infallible>(Frame::data(bytes))));
         let send = async {
@@ -129,8 +199,7 @@ impl Driver for Tidegate {
             anyhow::Ok(())
         };
         let take = async {
-            let mut body =
-                call(self.client.new_transport(), "/tidegate.v1.ProducerService/ProduceStream", Body::new(body)).await?;
+            let mut body = call(leader.new_transport(), "/tidegate.v1.ProducerService/ProduceStream", Body::new(body)).await?;
             let mut messages = Messages::<v1::ProduceStreamResponse>::new(MESSAGE_BYTES);
             while let Some(message) = next_message(&mut body, &mut messages).await? {
                 for ack in message.acks {
@@ -171,7 +240,8 @@ impl Driver for Tidegate {
         bytes.put_u32(u32::try_from(request.encoded_len())?);
         request.encode(&mut bytes)?;
         let body = Body::new(http_body_util::Full::new(bytes.freeze()));
-        let mut body = call(self.client.new_transport(), "/tidegate.v1.ConsumerService/Subscribe", body).await?;
+        let leader = &self.clients[self.leaders.of(topic, partitions.first().copied().unwrap_or(0))];
+        let mut body = call(leader.new_transport(), "/tidegate.v1.ConsumerService/Subscribe", body).await?;
         let mut messages = Messages::<v1::SubscribeResponse>::new(MESSAGE_BYTES);
         let _ = ready.send(());
         while reading.records < *records.borrow() {

@@ -16,36 +16,46 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::driver::{Driver, Ready, Until};
+use crate::driver::{Driver, Leaders, Ready, Until};
 use crate::flight::{Flight, Outgoing, Reading, whole_batches};
 
 const REQUESTS: usize = 5;
 const REQUEST_BYTES: usize = 1 << 20;
 
-/// Where a Kafka broker listens, and what its topics are set to.
-#[derive(Clone, Debug)]
+/// Where Kafka brokers listen, by their numbers from 1, and what their topics are set to.
+#[derive(Debug)]
 pub(crate) struct Kafka {
-    pub(crate) address: String,
-    pub(crate) topic_settings: Vec<(&'static str, &'static str)>,
+    addresses: Vec<String>,
+    topic_settings: Vec<(&'static str, &'static str)>,
+    leaders: Leaders,
 }
 
 impl Kafka {
-    async fn connect(&self) -> Result<TcpStream> {
-        let stream = TcpStream::connect(&self.address).await.with_context(|| self.address.clone())?;
+    pub(crate) fn new(addresses: Vec<String>, topic_settings: Vec<(&'static str, &'static str)>) -> Kafka {
+        Kafka { addresses, topic_settings, leaders: Leaders::default() }
+    }
+
+    async fn connect(&self, broker: usize) -> Result<TcpStream> {
+        let address = &self.addresses[broker];
+        let stream = TcpStream::connect(address).await.with_context(|| address.clone())?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }
 
-    async fn ask(&self, request: Bytes) -> Result<Bytes> {
-        let mut stream = self.connect().await?;
+    async fn ask(&self, broker: usize, request: Bytes) -> Result<Bytes> {
+        let mut stream = self.connect(broker).await?;
         stream.write_all(&request).await?;
         let (_, answer) = receive(&mut stream).await?.context("Kafka closed the connection")?;
         Ok(answer)
     }
 
-    /// Fails until the broker serves.
-    pub(crate) async fn is_up(&self) -> Result<()> {
-        self.ask(wire::finish(wire::begin(wire::API_VERSIONS, 1))?).await.map(drop)
+    /// Fails until the leader of each partition takes a fetch.
+    async fn is_known(&self, topic: &str, partitions: u32) -> Result<()> {
+        let leaders = self.leaders(topic, partitions).await?;
+        for (partition, leader) in (0..).zip(leaders) {
+            wire::fetched(self.ask(leader, wire::fetch(1, topic, &[(partition, 0)])?).await?)?;
+        }
+        Ok(())
     }
 }
 
@@ -97,14 +107,16 @@ type OnTheWay = Mutex<VecDeque<(i32, Vec<u64>, OwnedSemaphorePermit)>>;
 
 #[async_trait]
 impl Driver for Kafka {
+    async fn is_up(&self, broker: usize) -> Result<()> {
+        self.ask(broker, wire::finish(wire::begin(wire::API_VERSIONS, 1))?).await.map(drop)
+    }
+
     async fn create_topic(&self, name: &str, partitions: u32) -> Result<()> {
-        wire::created_topic(self.ask(wire::create_topic(1, name, partitions, &self.topic_settings)?).await?)?;
-        // It is made by the controller and known to the broker a moment later: ask until it takes a fetch.
-        let all: Vec<(i32, i64)> = (0..partitions as i32).map(|partition| (partition, 0)).collect();
+        let replicas = u16::try_from(self.addresses.len())?;
+        wire::created_topic(self.ask(0, wire::create_topic(1, name, partitions, replicas, &self.topic_settings)?).await?)?;
+        // It is made by the controller and known to the brokers a moment later: ask until they take a fetch.
         for _ in 0..200 {
-            if wire::fetched(self.ask(wire::fetch(1, name, &all[..1])?).await?).is_ok()
-                && wire::fetched(self.ask(wire::fetch(1, name, &all[all.len() - 1..])?).await?).is_ok()
-            {
+            if self.is_known(name, partitions).await.is_ok() {
                 return Ok(());
             }
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -113,11 +125,35 @@ impl Driver for Kafka {
     }
 
     async fn delete_topic(&self, name: &str) -> Result<()> {
-        self.ask(wire::delete_topic(1, name)?).await.map(drop)
+        self.ask(0, wire::delete_topic(1, name)?).await.map(drop)
+    }
+
+    async fn leaders(&self, topic: &str, partitions: u32) -> Result<Vec<usize>> {
+        let led = wire::led(self.ask(0, wire::metadata(1, topic)?).await?)?;
+        ensure!(led.len() == partitions as usize, "{topic} has {} partitions", led.len());
+        ensure!(led.iter().all(|(_, in_sync)| *in_sync == self.addresses.len()), "{topic}: replicas are not in sync");
+        let leaders = led.iter().map(|(leader, _)| Ok(usize::try_from(*leader)? - 1)).collect::<Result<Vec<_>>>()?;
+        self.leaders.note(topic, &leaders);
+        Ok(leaders)
+    }
+
+    async fn leader(&self, asked: usize, topic: &str, partition: i32) -> Result<usize> {
+        let led = wire::led(self.ask(asked, wire::metadata(1, topic)?).await?)?;
+        let (leader, _) = led.get(usize::try_from(partition)?).context("no such partition")?;
+        Ok(usize::try_from(*leader)? - 1)
+    }
+
+    async fn append(&self, broker: usize, topic: &str, partition: i32, batch: Bytes) -> Result<()> {
+        let mut out = wire::begin_produce(1, topic, 1)?;
+        out.put_i32(partition);
+        out.put_i32(i32::try_from(batch.len())?);
+        out.extend_from_slice(&batch);
+        wire::check_produced(self.ask(broker, wire::finish(out)?).await?)
     }
 
     async fn produce(&self, topic: &str, flight: Arc<Flight>) -> Result<()> {
-        let (mut reader, mut writer) = self.connect().await?.into_split();
+        let leader = self.leaders.of(topic, flight.partition());
+        let (mut reader, mut writer) = self.connect(leader).await?.into_split();
         let on_the_way: OnTheWay = Mutex::default();
         let places = Arc::new(Semaphore::new(REQUESTS));
         let send = async {
@@ -164,7 +200,8 @@ impl Driver for Kafka {
         mut reading: Reading,
         ready: Ready,
     ) -> Result<Reading> {
-        let mut stream = self.connect().await?;
+        let leader = self.leaders.of(topic, partitions.first().copied().unwrap_or(0));
+        let mut stream = self.connect(leader).await?;
         let mut next: HashMap<i32, i64> = partitions.iter().map(|partition| (*partition, 0)).collect();
         let ask = |next: &HashMap<i32, i64>| {
             let asked: Vec<(i32, i64)> = partitions.iter().map(|partition| (*partition, next[partition])).collect();

@@ -1,4 +1,5 @@
-//! The few messages of Kafka's protocol that a bulk driver needs: CreateTopics 2, DeleteTopics 1, Produce 3, Fetch 4, ApiVersions 0.
+//! The few messages of Kafka's protocol that a bulk driver needs: CreateTopics 2, DeleteTopics 1, Produce 3, Fetch 4, Metadata 1,
+//! ApiVersions 0.
 //!
 //! These are versions without tagged fields that Kafka 4 still takes. Source: Kafka's protocol guide.
 
@@ -7,6 +8,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 pub(crate) const PRODUCE: (i16, i16) = (0, 3);
 pub(crate) const FETCH: (i16, i16) = (1, 4);
+pub(crate) const METADATA: (i16, i16) = (3, 1);
 pub(crate) const API_VERSIONS: (i16, i16) = (18, 0);
 pub(crate) const CREATE_TOPICS: (i16, i16) = (19, 2);
 pub(crate) const DELETE_TOPICS: (i16, i16) = (20, 1);
@@ -41,13 +43,19 @@ pub(crate) fn put_string(out: &mut BytesMut, text: &str) {
     out.put_slice(text.as_bytes());
 }
 
-/// A topic with settings, one replica.
-pub(crate) fn create_topic(correlation: i32, name: &str, partitions: u32, settings: &[(&str, &str)]) -> Result<Bytes> {
+/// A topic with settings.
+pub(crate) fn create_topic(
+    correlation: i32,
+    name: &str,
+    partitions: u32,
+    replicas: u16,
+    settings: &[(&str, &str)],
+) -> Result<Bytes> {
     let mut out = begin(CREATE_TOPICS, correlation);
     out.put_i32(1);
     put_string(&mut out, name);
     out.put_i32(i32::try_from(partitions)?);
-    out.put_i16(1);
+    out.put_i16(i16::try_from(replicas)?);
     out.put_i32(0);
     out.put_i32(i32::try_from(settings.len())?);
     for (key, value) in settings {
@@ -66,6 +74,46 @@ pub(crate) fn created_topic(mut answer: Bytes) -> Result<()> {
     let error = answer.try_get_i16()?;
     ensure!(error == 0, "topic {name}: Kafka's error {error}: {}", get_string(&mut answer).unwrap_or_default());
     Ok(())
+}
+
+/// Asks who leads a topic's partitions.
+pub(crate) fn metadata(correlation: i32, topic: &str) -> Result<Bytes> {
+    let mut out = begin(METADATA, correlation);
+    out.put_i32(1);
+    put_string(&mut out, topic);
+    finish(out)
+}
+
+/// Each partition of the only topic of a Metadata answer: its leader's number and how many replicas are in sync.
+pub(crate) fn led(mut answer: Bytes) -> Result<Vec<(i32, usize)>> {
+    for _ in 0..answer.try_get_i32()? {
+        answer.try_get_i32()?;
+        get_string(&mut answer)?;
+        answer.try_get_i32()?;
+        get_string(&mut answer)?;
+    }
+    answer.try_get_i32()?;
+    ensure!(answer.try_get_i32()? == 1, "an unexpected answer to Metadata");
+    let error = answer.try_get_i16()?;
+    let topic = get_string(&mut answer)?;
+    ensure!(error == 0, "topic {topic}: Kafka's error {error} to Metadata");
+    answer.try_get_u8()?;
+    let mut partitions = Vec::new();
+    for _ in 0..answer.try_get_i32()? {
+        let error = answer.try_get_i16()?;
+        let (partition, leader) = (answer.try_get_i32()?, answer.try_get_i32()?);
+        for _ in 0..answer.try_get_i32()? {
+            answer.try_get_i32()?;
+        }
+        let in_sync = answer.try_get_i32()?;
+        for _ in 0..in_sync {
+            answer.try_get_i32()?;
+        }
+        ensure!(leader >= 0, "partition {partition}: no leader (Kafka's error {error} to Metadata)");
+        partitions.push((partition, (leader, usize::try_from(in_sync)?)));
+    }
+    partitions.sort_by_key(|(partition, _)| *partition);
+    Ok(partitions.into_iter().map(|(_, found)| found).collect())
 }
 
 /// Deletes a topic.

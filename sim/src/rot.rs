@@ -171,8 +171,7 @@ fn damage_a_file(disk: &SimDisk, random: &SimRandom) -> Option<String> {
     // What was written last is in no checkpoint yet.
     let place = if random.chance(2) { random.below(used) } else { used - 1 - random.below(used.div_ceil(6)) };
     let how = match random.below(4) {
-        // Not the very end: a log whose last frames are gone, with all that says that they were durable, is a torn tail.
-        0 if (place / 4096 + 2) * 4096 < used => {
+        0 => {
             disk.zero(&path, place / 4096 * 4096..(place / 4096 + 1) * 4096).ok()?;
             "a zeroed page"
         }

@@ -10,6 +10,7 @@ use tidegate_tier::checkpoint::Envelope;
 use tidegate_tier::manifest::{ManifestObject, ManifestRange};
 use tidegate_tier::object::{Footer, FooterRange};
 use tidegate_wal::inspect::{Frame, inspect};
+use tidegate_wal::mark::{Slot, slots};
 
 use crate::args::{InspectArgs, Output};
 use crate::context::{CommandError, human_bytes, table};
@@ -27,6 +28,10 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
         return wal(path, args.output);
     }
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if path.file_name().is_some_and(|name| name == "mark") {
+        show_mark(&bytes, args.output);
+        return Ok(());
+    }
     if is_checkpoint(&bytes) {
         let checkpoint = inspect_checkpoint(&bytes).map_err(|problem| anyhow::anyhow!("{}: {problem}", path.display()))?;
         show_checkpoint(&checkpoint, args.output);
@@ -66,7 +71,29 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
         );
         return Ok(());
     }
-    bail!("{} is none of what a hub writes: a WAL file, a checkpoint, a tier object, a manifest object", path.display())
+    bail!("{} is none of what a hub writes: a WAL file, its mark, a checkpoint, a tier object, a manifest object", path.display())
+}
+
+fn show_mark(bytes: &[u8], output: Output) {
+    for (number, slot) in slots(bytes).into_iter().enumerate() {
+        match (slot, output) {
+            (Slot::Whole { log, durable }, Output::Json) => outln!(
+                "{}",
+                json!({
+                    "slot": number, "log": log.to_string(), "durable": durable.sequence, "generation": durable.generation,
+                    "end": durable.end,
+                })
+            ),
+            (Slot::Whole { log, durable }, Output::Table) => outln!(
+                "slot {number}: log {log}, durable up to sequence {}, which ends at {} of generation {}",
+                durable.sequence,
+                durable.end,
+                durable.generation
+            ),
+            (other, Output::Json) => outln!("{}", json!({"slot": number, "state": format!("{other:?}")})),
+            (other, Output::Table) => outln!("slot {number}: {other:?}"),
+        }
+    }
 }
 
 fn wal(path: &Path, output: Output) -> Result<()> {

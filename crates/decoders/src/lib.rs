@@ -22,6 +22,7 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("record_batch", record_batch),
     ("wal_file", wal_file),
+    ("wal_mark", wal_mark),
     ("tier_object", tier_object),
     ("manifest_object", manifest_object),
     ("checkpoint_object", checkpoint_object),
@@ -94,6 +95,19 @@ fn wal_as_given(bytes: &[u8]) {
     for frame in all {
         assert!(frame.offset + u64::from(frame.header.length) <= bytes.len() as u64, "a frame lies within its file");
         assert_eq!(frame.header.generation, found.generation);
+    }
+}
+
+/// The log's durable mark; with right checksums of its slots, too.
+pub fn wal_mark(bytes: &[u8]) {
+    tidegate_wal::mark::slots(bytes);
+    let mut repaired = bytes.to_vec();
+    for slot in [0, 4096] {
+        with_crc(&mut repaired, slot..slot + 60, slot + 60);
+    }
+    for (start, slot) in [0, 4096].into_iter().zip(tidegate_wal::mark::slots(&repaired)) {
+        let is_whole = matches!(slot, tidegate_wal::mark::Slot::Whole { .. });
+        assert!(!is_whole || repaired[start..].starts_with(b"TIDEMRK\n"), "{slot:?}");
     }
 }
 

@@ -140,6 +140,8 @@ fn write_missing_seeds() {
     }
     add("wal_file", "sealed", &golden("crates/wal/tests/golden/sealed-v1.bin"));
     add("wal_file", "recycled", &golden("crates/wal/tests/golden/recycled-v1.bin"));
+    let slot = golden("crates/wal/tests/golden/mark-v1.bin");
+    add("wal_mark", "two-slots", &[&slot[..], &[0; 4032], &slot].concat());
     add("tier_object", "two-ranges", &golden("crates/tier/tests/golden/tier-object-v1.bin"));
     add("manifest_object", "three-ranges", &golden("crates/tier/tests/golden/manifest-v1.bin"));
     let state = golden("crates/journal/tests/golden/checkpoint-v1.bin");

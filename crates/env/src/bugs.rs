@@ -20,6 +20,10 @@ pub enum Bug {
     RetryFsync,
     /// Damage below what was durable is taken for a torn tail, and all behind it dropped.
     RotIsTornTail,
+    /// The log's durable mark is not read: damage at its very end passes for a torn tail.
+    ForgetMark,
+    /// The durable mark is written before the sync that it speaks of: a power cut between makes an undamaged log look damaged.
+    MarkEarly,
     /// What a killed process left in the page cache is taken for durable.
     SkipTailRewrite,
     /// Raft's vote is not read back.
@@ -50,12 +54,14 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 18] = [
+    pub const ALL: [Bug; 20] = [
         Bug::SkipFsync,
         Bug::SkipFolderSync,
         Bug::AcknowledgeEarly,
         Bug::RetryFsync,
         Bug::RotIsTornTail,
+        Bug::ForgetMark,
+        Bug::MarkEarly,
         Bug::SkipTailRewrite,
         Bug::ForgetVote,
         Bug::ForgetProducers,

@@ -235,7 +235,7 @@ fn digest(salt: u64, header: &[u8]) -> crc_fast::Digest {
     crc
 }
 
-fn crc32c(parts: &[&[u8]]) -> u32 {
+pub(crate) fn crc32c(parts: &[&[u8]]) -> u32 {
     let mut crc = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
     for part in parts {
         crc.update(part);

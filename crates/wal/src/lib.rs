@@ -16,6 +16,7 @@ mod format;
 mod group;
 pub mod inspect;
 mod log_state;
+pub mod mark;
 mod recovery;
 mod settings;
 mod shared;

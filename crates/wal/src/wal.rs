@@ -149,10 +149,10 @@ impl Wal {
     pub async fn open(settings: Settings, env: &Env) -> Result<(Wal, Recovered), OpenError> {
         settings.validate()?;
         let for_disk = env.clone();
-        let Opened { shared, states, current, log, last, durable, recovered } =
+        let Opened { shared, states, current, log, mark, last, durable, recovered } =
             env.run_blocking(move || recovery::open(settings, &for_disk)).await?;
         let shared = Arc::new(shared);
-        let mut writer = Writer::new(Arc::clone(&shared), env.clone(), states, current);
+        let mut writer = Writer::new(Arc::clone(&shared), env.clone(), states, current, mark);
         (writer.sequence, writer.durable, writer.marked) = (last, last, durable);
         let allocator = Allocator { shared: Arc::clone(&shared), env: env.clone(), log };
         let threads = vec![

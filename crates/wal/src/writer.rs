@@ -1,20 +1,22 @@
 //! The writer thread: drain what is pending, one vectored write, one fdatasync, then the callers in order; then the next.
 //!
-//! Never waits for more to come. `durable` is the last sequence that a sync covered; it stands in every later frame, and a mark repeats
-//! it once the log is idle, so that recovery can tell damage from a torn tail.
+//! Never waits for more to come. `durable` is the last sequence that a sync covered; it stands in every later frame, and after each sync in the mark, which
+//! is synced once the log is idle, so that recovery can tell damage from a torn tail.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures::future::{Either, select};
-use tidegate_env::Env;
+use tidegate_env::{Env, File};
 use tidegate_env::bugs::{self, Bug};
 use tidegate_model::JournalId;
 
 use crate::format::{self, FILE_HEADER_BYTES, FrameHeader, Kind, Listed};
 use crate::group::Group;
 use crate::log_state::{self, LogStates};
+use crate::mark::{Durable, Mark};
 use crate::shared::{Batch, FileState, OnPanic, OpenFile, Shared, Slot};
 use crate::{Done, Failed, Position, Write};
 
@@ -44,8 +46,10 @@ pub(crate) struct Writer {
     pub(crate) sequence: u64,
     /// The last sequence that a sync covered.
     pub(crate) durable: u64,
-    /// The greatest durable sequence that a synced frame states.
+    /// The greatest durable sequence that a synced mark or frame states.
     pub(crate) marked: u64,
+    /// Says what is durable beside the log; `None` if the disk had no room for it when the log was opened.
+    mark: Option<Mark>,
     group: Group,
     placed: Vec<Placed>,
 }
@@ -82,9 +86,15 @@ struct Content<'a> {
 const FITS: &str = "payloads are far below 4 GiB";
 
 impl Writer {
-    pub(crate) fn new(shared: Arc<Shared>, env: Env, states: LogStates, current: Option<Current>) -> Writer {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        env: Env,
+        states: LogStates,
+        current: Option<Current>,
+        mark: Option<Mark>,
+    ) -> Writer {
         let (group, placed) = (Group::default(), Vec::new());
-        Writer { shared, env, states, current, sequence: 0, durable: 0, marked: 0, group, placed }
+        Writer { shared, env, states, current, sequence: 0, durable: 0, marked: 0, mark, group, placed }
     }
 
     /// Runs until the log is closed or has failed.
@@ -285,11 +295,16 @@ impl Writer {
             let chunks = self.group.take();
             let failed = |source| Failed { what: "a write", path: open.path.clone(), source };
             open.file.write_vectored_at(&chunks, current.position).map_err(failed)?;
-            wait(&self.env, &open).await;
+            wait(&self.env, &*open.file).await;
             current.position += bytes;
         }
         let position = current.position;
-        self.sync(&open).await?;
+        let synced = Durable { sequence: self.sequence, generation: open.header.generation, end: position };
+        if bugs::on(Bug::MarkEarly) {
+            self.say_durable(synced)?;
+        }
+        self.sync(&*open.file, &open.path).await?;
+        self.say_durable(synced)?;
         let took = self.env.clock.monotonic().saturating_sub(begun);
         self.shared.disk_ns.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.durable = self.sequence;
@@ -302,14 +317,21 @@ impl Writer {
         Ok(())
     }
 
-    async fn sync(&self, open: &OpenFile) -> Result<(), Stop> {
+    /// Writes into the mark what a sync has just covered. Not synced: a killed process leaves it to the page cache.
+    fn say_durable(&self, durable: Durable) -> Result<(), Stop> {
+        let Some(mark) = &self.mark else { return Ok(()) };
+        mark.write(durable).map_err(|source| Failed { what: "a write", path: mark.path.clone(), source })?;
+        Ok(())
+    }
+
+    async fn sync(&self, file: &dyn File, path: &Path) -> Result<(), Stop> {
         let start = self.env.clock.monotonic();
-        let mut synced = if bugs::on(Bug::SkipFsync) { Ok(()) } else { open.file.sync_data() };
+        let mut synced = if bugs::on(Bug::SkipFsync) { Ok(()) } else { file.sync_data() };
         if synced.is_err() && bugs::on(Bug::RetryFsync) {
-            synced = open.file.sync_data();
+            synced = file.sync_data();
         }
-        synced.map_err(|source| Failed { what: "a sync", path: open.path.clone(), source })?;
-        wait(&self.env, open).await;
+        synced.map_err(|source| Failed { what: "a sync", path: path.to_owned(), source })?;
+        wait(&self.env, file).await;
         let took = self.env.clock.monotonic().saturating_sub(start);
         let mut state = self.shared.state.lock();
         state.last_sync = took;
@@ -398,15 +420,23 @@ impl Writer {
             let take = |journal| Some((journal, state.journals.get_mut(&journal)?.committed.take()?));
             journals.into_iter().filter_map(take).collect()
         };
-        for (journal, at) in noted {
-            self.put(Content { kind: Kind::Committed, journal, at, payload: &[] }).await?;
+        if !noted.is_empty() || self.mark.is_none() {
+            for (journal, at) in noted {
+                self.put(Content { kind: Kind::Committed, journal, at, payload: &[] }).await?;
+            }
+            self.put(Content { kind: Kind::Mark, journal: JournalId(0), at: Position::default(), payload: &[] }).await?;
+            self.flush().await?;
+            self.complete(&[], Vec::new());
         }
-        self.put(Content { kind: Kind::Mark, journal: JournalId(0), at: Position::default(), payload: &[] }).await?;
-        let last = self.sequence;
-        self.flush().await?;
-        // A mark needs no mark of its own: nothing was acknowledged since the sequence that it states.
-        self.marked = last;
-        self.complete(&[], Vec::new());
+        if let Some(mark) = &self.mark {
+            let (file, path) = (Arc::clone(&mark.file), mark.path.clone());
+            self.sync(&*file, &path).await?;
+        }
+        if let Some(mark) = &mut self.mark {
+            mark.synced();
+        }
+        // A mark frame needs no mark of its own: nothing was acknowledged since the sequence that it states.
+        self.marked = self.durable;
         Ok(())
     }
 
@@ -443,8 +473,8 @@ impl Writer {
 }
 
 /// Lets a simulated disk take its time.
-async fn wait(env: &Env, open: &OpenFile) {
-    if let Some(latency) = open.file.simulated_latency() {
+async fn wait(env: &Env, file: &dyn File) {
+    if let Some(latency) = file.simulated_latency() {
         env.clock.sleep(latency).await;
     }
 }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::io_error;
 use crate::allocator::prepare_file;
 use crate::format::{self, BadHeader, FILE_HEADER_BYTES, FileHeader, VERSION};
+use crate::mark;
 use crate::recovery::scan;
 use crate::shared::OpenFile;
 use crate::{OpenError, Settings};
@@ -45,6 +46,10 @@ pub(super) fn find(settings: &Settings, env: &Env) -> Result<Files, OpenError> {
         let content = disk.read(&path).map_err(io_error("read", &path))?;
         read_identity(&path, &content)?
     } else {
+        // The mark is made after the identity.
+        if entries.iter().any(|entry| entry.name == mark::FILE_NAME) {
+            return Err(OpenError::Missing { path, reason: "the folder has a durable mark, so it had an identity".into() });
+        }
         refuse_without_identity(env, &named, &path)?;
         for (_, leftover) in named.drain(..) {
             disk.remove_file(&leftover).map_err(io_error("remove", &leftover))?;

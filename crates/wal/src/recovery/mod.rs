@@ -1,6 +1,6 @@
 //! Opening a log: which files there are, what they hold, where the torn tail begins, and making durable what a crash left in doubt.
 //!
-//! The line: damage at or below the greatest durable sequence that any valid frame states is corruption, and refused. Above it, the tail
+//! The line: damage at or below the greatest durable sequence that the mark or any valid frame states is corruption, and refused. Above it, the tail
 //! is torn: it ends before the first frame that is not whole, and even valid frames behind are dropped and wiped. What lies above the
 //! line and is whole is written again and synced, with its folder, before anybody builds on it.
 //!
@@ -24,8 +24,9 @@ use tidegate_model::JournalId;
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
-use crate::format::{FILE_HEADER_BYTES, FRAME_HEADER_BYTES};
+use crate::format::{self, FILE_HEADER_BYTES, FRAME_HEADER_BYTES};
 use crate::log_state::{JournalLog, LogStates};
+use crate::mark::{self, Durable, Mark};
 use crate::shared::{OpenFile, Shared, State};
 use crate::writer::Current;
 use crate::{OpenError, Settings};
@@ -46,9 +47,11 @@ pub(crate) struct Opened {
     pub(crate) states: LogStates,
     pub(crate) current: Option<Current>,
     pub(crate) log: Uuid,
+    /// Where the writer says what is durable; `None` if the disk had no room for it.
+    pub(crate) mark: Option<Mark>,
     /// The last sequence.
     pub(crate) last: u64,
-    /// The greatest durable sequence that a frame states.
+    /// The greatest durable sequence that the mark or a frame states.
     pub(crate) durable: u64,
     pub(crate) recovered: Recovered,
 }
@@ -77,13 +80,19 @@ pub(crate) fn open(settings: Settings, env: &Env) -> Result<Opened, OpenError> {
     })?;
     let found = files::find(&settings, env)?;
     let mut files = found.files;
+    let mut mark = mark::read(disk, &settings.directory, found.log)?;
+    if bugs::on(Bug::ForgetMark) {
+        mark.durable = None;
+    }
+    let marked = mark.durable;
     let newest = newest(&files)?;
     let mut replay = Replay::default();
     let mut state = State::default();
     let mut lasts = BTreeMap::new();
     let (mut current, mut last, mut durable) = (None, 0, 0);
+    let mut at_end = None;
     if let Some(mut newest) = newest {
-        durable = newest.scan.durable();
+        durable = newest.scan.durable().max(marked.map_or(0, |marked| marked.sequence));
         let mut torn_file = None;
         if newest.scan.frames.is_empty() {
             torn_file = Some(newest.place);
@@ -93,21 +102,30 @@ pub(crate) fn open(settings: Settings, env: &Env) -> Result<Opened, OpenError> {
             replay.sealed_file(&files[place], &files[place + 1])?;
         }
         replay.newest_file(&files[newest.place], &newest.bytes, &newest.scan)?;
-        last = check_tail(&files[newest.place], &newest.scan, durable)?;
+        last = check_tail(&files[newest.place..], &newest.scan, durable)?;
         replay.check_complete(&files[0])?;
         make_durable(&settings, env, &files, &newest, durable)?;
         if let Some(place) = torn_file {
             files[place] = Arc::new(files::salted_again(&files[place], env)?);
         }
+        let generation = files[newest.place].header.generation;
+        at_end = Some(Durable { sequence: last, generation, end: newest.scan.end as u64 });
         current = current_file(&files, &newest);
         let used = newest.place + 1;
         lasts = replay.lasts();
         replay.fill(&mut state, &files[..used], current.is_none());
         files.drain(..used);
+    } else if let Some(marked) = marked.filter(|marked| marked.sequence > 0) {
+        return Err(gone(&files, &settings, marked));
     } else if files.first().is_some_and(|file| file.header.generation != 1) {
         let path = settings.directory.clone();
         return Err(OpenError::Missing { path, reason: "no file holds a frame, and the first files are gone".into() });
     }
+    let mark = match (mark.open(disk, &settings.directory, found.log)?, at_end) {
+        (Some(mark), Some(at_end)) => Some(marked_anew(mark, at_end)?),
+        (mark, _) => mark,
+    };
+    durable = if mark.is_some() { last } else { durable };
     state.next_generation = files.last().map(|file| file.header.generation + 1).unwrap_or(0).max(state.next_generation).max(1);
     state.ready.extend(files);
     state.spares.extend(found.spares);
@@ -127,7 +145,29 @@ pub(crate) fn open(settings: Settings, env: &Env) -> Result<Opened, OpenError> {
         _lock: lock,
     };
     let recovered = replay.recovered(&lasts);
-    Ok(Opened { shared, states: replay.states, current, log: found.log, last, durable, recovered })
+    Ok(Opened { shared, states: replay.states, current, log: found.log, mark, last, durable, recovered })
+}
+
+/// Says in the mark what recovery has made durable.
+fn marked_anew(mut mark: Mark, durable: Durable) -> Result<Mark, OpenError> {
+    mark.write(durable).and_then(|()| mark.file.sync_data()).map_err(io_error("write", &mark.path))?;
+    mark.synced();
+    Ok(mark)
+}
+
+/// The mark knows of frames, and no file holds one.
+fn gone(files: &[Arc<OpenFile>], settings: &Settings, marked: Durable) -> OpenError {
+    let Durable { sequence, generation, end } = marked;
+    match files.iter().find(|file| file.header.generation == generation) {
+        Some(file) => {
+            let reason = format!("no frame is whole, and those up to {sequence}, which ended at {end}, were durable");
+            OpenError::Corrupt { path: file.path.clone(), offset: FILE_HEADER_BYTES, reason }
+        }
+        None => {
+            let path = settings.directory.join(format::file_name(generation));
+            OpenError::Missing { path, reason: format!("it held frames up to {sequence}, which were durable") }
+        }
+    }
 }
 
 /// Looks from the newest file back for the first that holds any valid frame.
@@ -167,14 +207,22 @@ fn before_torn_opening(files: &[Arc<OpenFile>], torn: Newest, durable: u64) -> R
     }
 }
 
-/// The last sequence, unless something at or below the durable one is damaged.
-fn check_tail(file: &OpenFile, scan: &Scan, durable: u64) -> Result<u64, OpenError> {
+/// The last sequence, unless something at or below the durable one is damaged. `files` are the newest one that holds frames and those after it.
+fn check_tail(files: &[Arc<OpenFile>], scan: &Scan, durable: u64) -> Result<u64, OpenError> {
     let last = scan.last_sequence().unwrap_or(0);
-    if last < durable && !bugs::on(Bug::RotIsTornTail) {
-        let reason = format!("the frame with sequence {} is not whole, and frames up to {durable} were durable", last + 1);
-        return Err(OpenError::Corrupt { path: file.path.clone(), offset: scan.end as u64, reason });
+    if last >= durable || bugs::on(Bug::RotIsTornTail) {
+        return Ok(last);
     }
-    Ok(last)
+    let reason = format!("the frame with sequence {} is not whole, and frames up to {durable} were durable", last + 1);
+    match (scan.seal, files) {
+        (None, [file, ..]) => Err(OpenError::Corrupt { path: file.path.clone(), offset: scan.end as u64, reason }),
+        (Some(_), [_, next, ..]) => Err(OpenError::Corrupt { path: next.path.clone(), offset: FILE_HEADER_BYTES, reason }),
+        (Some(_), [file]) => {
+            let path = file.path.with_file_name(format::file_name(file.header.generation + 1));
+            Err(OpenError::Missing { path, reason })
+        }
+        (_, []) => Ok(last),
+    }
 }
 
 /// Writes the tail again, wipes what is dropped, and syncs file and folder.

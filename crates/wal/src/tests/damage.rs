@@ -7,10 +7,10 @@ use super::*;
 use crate::OpenError;
 use crate::inspect::inspect;
 
-type Files = BTreeMap<PathBuf, Vec<u8>>;
+pub(super) type Files = BTreeMap<PathBuf, Vec<u8>>;
 
 /// A log of a few files, closed in order.
-async fn sample(entries: u64) -> (Settings, Files) {
+pub(super) async fn sample(entries: u64) -> (Settings, Files) {
     let settings = small(Path::new("/log"));
     let disk = MemoryDisk::default();
     let (wal, _) = reopened(&settings, &on(&disk)).await;
@@ -22,11 +22,11 @@ async fn sample(entries: u64) -> (Settings, Files) {
     (settings, disk.files())
 }
 
-async fn open_files(settings: &Settings, files: &Files) -> Result<(Wal, Recovered), OpenError> {
+pub(super) async fn open_files(settings: &Settings, files: &Files) -> Result<(Wal, Recovered), OpenError> {
     Wal::open(settings.clone(), &on(&MemoryDisk::of(files))).await
 }
 
-fn wal_file(generation: u32) -> PathBuf {
+pub(super) fn wal_file(generation: u32) -> PathBuf {
     PathBuf::from(format!("/log/{generation:010}.wal"))
 }
 
@@ -105,7 +105,7 @@ async fn flips_in_sealed_files_are_detected_or_harmless() {
 async fn damage_at_or_below_the_durable_mark_is_refused_and_says_where() {
     let (settings, mut files) = sample(3).await;
     let path = wal_file(1);
-    let third = inspect(&MemoryDisk::of(&files), &path).unwrap().frames[4].offset;
+    let third = inspect(&MemoryDisk::of(&files), &path).unwrap().frames[3].offset;
     files.get_mut(&path).unwrap()[third as usize + 70] ^= 1;
     assert!(inspect(&MemoryDisk::of(&files), &path).unwrap().damaged);
     let error = open_files(&settings, &files).await.unwrap_err();
@@ -185,6 +185,7 @@ async fn payloads_that_imitate_frames_are_not_taken_for_frames() {
     let (wal, _) = reopened(&settings, &on(&disk)).await;
     write(&wal, vec![entry(J, 1, 100)]).await.unwrap();
     marked(&wal).await;
+    let mark = disk.files().remove(Path::new("/log/mark")).unwrap();
     // A frame of this very file, with a durable sequence of its own choice, sealed under a salt that the client cannot know.
     let header = crate::format::FrameHeader {
         length: 0,
@@ -201,7 +202,8 @@ async fn payloads_that_imitate_frames_are_not_taken_for_frames() {
     let mut files = disk.files();
     let seen = inspect(&disk, &wal_file(1)).unwrap();
     assert!(seen.durable < 100);
-    // Even with the entry's own header torn, nothing above the mark counts.
+    // Even with the entry's own header torn, nothing above the mark counts (of before: the entry was never synced).
+    files.insert("/log/mark".into(), mark);
     let last = seen.frames.iter().rev().find(|frame| frame.header.kind == crate::inspect::Kind::Entry).unwrap().offset as usize;
     let file = files.get_mut(&wal_file(1)).unwrap();
     file[last..last + 64].fill(0);

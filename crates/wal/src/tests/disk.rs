@@ -132,7 +132,7 @@ impl MemoryDisk {
         MemoryDisk { disks: Arc::new(Mutex::new(disks)), faults: Arc::default() }
     }
 
-    /// As a killed process leaves it: the page cache has all of the log's frames, the platter only what recovery needs to find the files.
+    /// As a process leaves it that was killed between its first write and the sync: the page cache has all of the log's frames, the platter only what recovery needs to find the files.
     pub(super) fn unsynced_copy(&self) -> MemoryDisk {
         let copy = MemoryDisk::of(&self.files());
         for (path, content) in &copy.disks.lock().names {
@@ -140,6 +140,12 @@ impl MemoryDisk {
                 let mut content = content.lock();
                 // The headers were synced when the file was made.
                 content.durable[4096..].fill(0);
+            }
+            // The mark says nothing of what was not synced.
+            if path.ends_with(crate::mark::FILE_NAME) {
+                let mut content = content.lock();
+                content.now.fill(0);
+                content.durable.fill(0);
             }
         }
         copy
@@ -246,6 +252,9 @@ impl File for MemoryFile {
         let mut at = offset as usize;
         for chunk in chunks {
             if content.now.len() < at + chunk.len() {
+                if faults.no_room {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
                 content.now.resize(at + chunk.len(), 0);
             }
             content.now[at..at + chunk.len()].copy_from_slice(chunk);

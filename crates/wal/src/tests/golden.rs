@@ -8,6 +8,7 @@ use super::*;
 use crate::format::{self, FILE_HEADER_BYTES, FileHeader, FrameHeader, Kind, Listed};
 use crate::inspect::inspect_bytes;
 use crate::log_state::{self, LogState, LogStates};
+use crate::mark::{self, Durable, Slot};
 
 const FILE_BYTES: usize = 12 << 10;
 
@@ -118,6 +119,13 @@ async fn files_of_version_1_stay_readable_and_are_still_written_so() {
     assert_eq!(wal.read(J, 4).await.unwrap(), &b"another fourth entry"[..]);
     assert_eq!(wal.read(J, 5).await.unwrap(), &b"a fifth entry"[..]);
     wal.close().await;
+}
+
+#[test]
+fn a_mark_of_version_1_is_still_written_and_read_so() {
+    let durable = Durable { sequence: 16, generation: 2, end: 4640 };
+    let kept = golden("mark-v1.bin", &mark::encode(log(), durable));
+    assert_eq!(mark::slots(&kept)[0], Slot::Whole { log: log(), durable });
 }
 
 #[test]

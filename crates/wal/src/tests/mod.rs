@@ -5,6 +5,7 @@ mod basics;
 mod damage;
 mod disk;
 mod golden;
+mod mark;
 mod power_cuts;
 mod room;
 

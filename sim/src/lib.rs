@@ -56,6 +56,8 @@ pub struct Report {
     pub disk_errors: u64,
     /// Calls that the object store refused.
     pub store_refusals: u64,
+    /// Times that whoever called the object store stood still at a call, up to half a minute.
+    pub pauses: u64,
     /// Objects that were deleted.
     pub deletes: u64,
     /// Hubs whose files were damaged: those that refused to start, those that served what was whole.
@@ -158,6 +160,7 @@ impl Run {
         let world = self.world.lock();
         self.report.store_refusals = world.store.refusals();
         self.report.deletes = world.store.deletes();
+        self.report.pauses = world.store.pauses();
         self.report.trace = self.simulation.disk().trace_hash();
         Ok(self.report)
     }

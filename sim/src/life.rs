@@ -204,7 +204,7 @@ impl Session {
     async fn disturb(&self) {
         self.pause(700).await;
         let random = &self.env.random;
-        match random.below(10) {
+        match random.below(12) {
             0 => {
                 let used = self.handle.disk.used_bytes();
                 self.handle.disk.set_capacity(Some(used + random.below(1 << 18)));
@@ -222,8 +222,8 @@ impl Session {
                 self.take_back_leap().await;
             }
             other => {
-                use Weather::{Down, Fair, Lying, Refusing, Rotting, Silent, Slow};
-                let kinds = [Fair, Down, Slow(3_000), Slow(300), Refusing, Silent, Lying, Rotting];
+                use Weather::{Down, Fair, Lying, Pausing, Refusing, Rotting, Silent, Slow, Stale};
+                let kinds = [Fair, Down, Slow(3_000), Slow(300), Refusing, Silent, Lying, Rotting, Pausing, Stale];
                 let weather = kinds[other as usize % kinds.len()];
                 if weather == Lying {
                     self.lied.store(true, Ordering::Relaxed);

@@ -174,7 +174,7 @@ fn many(arguments: &Arguments) -> ExitCode {
     }
     println!(
         "{ran} seeds hold, {failed} do not, in {} s: {} records acknowledged, {} read; {} power cuts at a disk operation ({} with those between lives), {} kills, {} disk errors, \
-         {} refusals of the object store, {} objects deleted; of {} damaged hubs {} refused to start and {} served what was whole; {} hubs rebuilt from their bucket",
+         {} refusals of the object store, {} pauses at its calls, {} objects deleted; of {} damaged hubs {} refused to start and {} served what was whole; {} hubs rebuilt from their bucket",
         begun.elapsed().as_secs(),
         sum.acknowledged,
         sum.read,
@@ -183,6 +183,7 @@ fn many(arguments: &Arguments) -> ExitCode {
         sum.kills,
         sum.disk_errors,
         sum.store_refusals,
+        sum.pauses,
         sum.deletes,
         sum.rotten.0 + sum.rotten.1,
         sum.rotten.0,
@@ -200,6 +201,7 @@ fn add(sum: &mut Report, report: &Report) {
     sum.kills += report.kills;
     sum.disk_errors += report.disk_errors;
     sum.store_refusals += report.store_refusals;
+    sum.pauses += report.pauses;
     sum.deletes += report.deletes;
     sum.rotten = (sum.rotten.0 + report.rotten.0, sum.rotten.1 + report.rotten.1);
     sum.recovered += report.recovered;

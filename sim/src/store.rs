@@ -1,9 +1,10 @@
 //! An object store that outlives the hub's machine, keeps everything in memory, and misbehaves as real ones do.
 //!
 //! Down, slow, bursts of refusals, effects whose answer is lost, requests of a dead process that arrive later, bytes that differ from what
-//! was written (on their way, or stored so). It never loses what it acknowledged.
+//! was written (on their way, or stored so), callers that are paused before or after any call, listings that lag behind. It never loses what it
+//! acknowledged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,15 @@ pub enum Weather {
     Lying,
     /// One write in three is stored with a wrong byte.
     Rotting,
+    /// At one call in three the caller stands still, before it reaches the store or before it hears of the answer, for up to half a minute: as if the
+    /// process had been stopped at that step of tiering or collecting.
+    Pausing,
+    /// Of the last changes a listing shows some and not others.
+    Stale,
 }
+
+/// Changes that a stale listing may not show yet.
+const LATEST: usize = 64;
 
 #[derive(Default)]
 struct State {
@@ -44,8 +53,24 @@ struct State {
     stored: Vec<String>,
     /// Listings give nothing.
     lists_nothing: bool,
+    /// The last changes: key, and its bytes before.
+    latest: VecDeque<(String, Option<u64>)>,
+    pauses: u64,
     deletes: u64,
     refusals: u64,
+}
+
+impl State {
+    fn change(&mut self, key: &str, to: Option<Bytes>) {
+        let before = match to {
+            Some(bytes) => self.objects.insert(key.to_owned(), bytes),
+            None => self.objects.remove(key),
+        };
+        self.latest.push_back((key.to_owned(), before.map(|bytes| bytes.len() as u64)));
+        if self.latest.len() > LATEST {
+            self.latest.pop_front();
+        }
+    }
 }
 
 enum Late {
@@ -127,8 +152,26 @@ impl SimStore {
         self.state.lock().refusals
     }
 
+    /// Times that a caller stood still.
+    pub fn pauses(&self) -> u64 {
+        self.state.lock().pauses
+    }
+
+    /// A pause of the caller, if it is to be; short ones are as frequent as long ones.
+    async fn stand_still(&self) {
+        if self.weather() != Weather::Pausing || !self.random.chance(6) {
+            return;
+        }
+        if let Some(clock) = &self.clock {
+            self.state.lock().pauses += 1;
+            let most = 1 << self.random.below(16);
+            clock.sleep(Duration::from_millis(self.random.below(most) + 1)).await;
+        }
+    }
+
     /// The time that a call takes, then whether it is refused.
     async fn arrive(&self, key: &str, operation: &'static str) -> Result<(), StoreError> {
+        self.stand_still().await;
         let weather = self.weather();
         let most = if let Weather::Slow(most) = weather { most } else { 20 };
         if let Some(clock) = &self.clock {
@@ -154,8 +197,9 @@ impl SimStore {
             return;
         }
         match state.late.remove(0) {
-            Late::Put(key, bytes) => drop(state.objects.entry(key).or_insert(bytes)),
-            Late::Delete(key) => drop(state.objects.remove(&key)),
+            Late::Put(key, _) if state.objects.contains_key(&key) => {}
+            Late::Put(key, bytes) => state.change(&key, Some(bytes)),
+            Late::Delete(key) => state.change(&key, None),
         }
     }
 
@@ -232,19 +276,22 @@ impl ObjectStore for SimStore {
         let stored = if rots { wrong(&bytes, &self.random) } else { bytes };
         let store = || {
             let mut state = self.state.lock();
-            state.objects.insert(key.to_owned(), stored.clone());
+            state.change(key, Some(stored.clone()));
             state.stored.push(key.to_owned());
         };
         if let Some(error) = self.swallow(key, "put", store) {
             return Err(error);
         }
         store();
+        self.stand_still().await;
         Ok(put)
     }
 
     async fn get(&self, key: &str) -> Result<Bytes, StoreError> {
         self.arrive(key, "get").await?;
-        self.object(key).map(|bytes| self.told(bytes))
+        let told = self.object(key).map(|bytes| self.told(bytes));
+        self.stand_still().await;
+        told
     }
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
@@ -254,7 +301,9 @@ impl ObjectStore for SimStore {
             let why = format!("the object has {} bytes", object.len());
             return Err(StoreError::InvalidRange { key: key.to_owned(), start: range.start, end: range.end, why });
         }
-        Ok(self.told(object.slice(range.start as usize..range.end as usize)))
+        let told = self.told(object.slice(range.start as usize..range.end as usize));
+        self.stand_still().await;
+        Ok(told)
     }
 
     async fn head(&self, key: &str) -> Result<ObjectInfo, StoreError> {
@@ -269,13 +318,14 @@ impl ObjectStore for SimStore {
         arrived?;
         let delete = || {
             let mut state = self.state.lock();
-            state.objects.remove(key);
+            state.change(key, None);
             state.deletes += 1;
         };
         if let Some(error) = self.swallow(key, "delete", delete) {
             return Err(error);
         }
         delete();
+        self.stand_still().await;
         Ok(())
     }
 
@@ -283,8 +333,17 @@ impl ObjectStore for SimStore {
         self.arrive(prefix, "list").await?;
         let state = self.state.lock();
         let limit = if state.lists_nothing { 0 } else { limit };
+        let mut listed: BTreeMap<&str, u64> = state.objects.iter().map(|(key, bytes)| (&key[..], bytes.len() as u64)).collect();
+        if self.weather() == Weather::Stale {
+            for (key, before) in state.latest.iter().rev().filter(|_| self.random.chance(2)) {
+                match before {
+                    Some(bytes) => listed.insert(key, *bytes),
+                    None => listed.remove(&key[..]),
+                };
+            }
+        }
         let fits = |key: &str| key.starts_with(prefix) && start_after.is_none_or(|after| key > after);
-        let found = state.objects.iter().filter(|(key, _)| fits(key)).take(limit);
-        Ok(found.map(|(key, bytes)| ObjectInfo { key: key.clone(), bytes: bytes.len() as u64 }).collect())
+        let found = listed.into_iter().filter(|(key, _)| fits(key)).take(limit);
+        Ok(found.map(|(key, bytes)| ObjectInfo { key: key.to_owned(), bytes }).collect())
     }
 }

@@ -19,15 +19,16 @@ fn the_log_alone_holds_through_power_cuts_between_its_files() {
 
 #[test]
 fn a_slice_of_seeds_holds_and_meets_what_it_should() {
-    let (mut acknowledged, mut power_cuts, mut rotten) = (0, 0, 0);
+    let (mut acknowledged, mut power_cuts, mut rotten, mut pauses) = (0, 0, 0, 0);
     for seed in 0..12 {
         let report = run(seed).unwrap_or_else(|failure| panic!("seed {seed}: {failure}\nrepeat it: {}", replay_command(seed)));
         acknowledged += report.acknowledged;
         power_cuts += report.power_cuts;
         rotten += report.rotten.0 + report.rotten.1;
+        pauses += report.pauses;
     }
     assert!(
-        acknowledged > 1_000 && power_cuts > 5 && rotten > 5,
-        "{acknowledged} acknowledged, {power_cuts} power cuts, {rotten} damaged: too little to prove anything"
+        acknowledged > 1_000 && power_cuts > 5 && rotten > 5 && pauses > 5,
+        "{acknowledged} acknowledged, {power_cuts} power cuts, {rotten} damaged, {pauses} pauses: too little to prove anything"
     );
 }

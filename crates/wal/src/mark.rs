@@ -87,7 +87,10 @@ fn decode(bytes: &[u8]) -> Slot {
     let generation = head.get_u32_le();
     let mut log = [0; 16];
     head.copy_to_slice(&mut log);
-    Slot::Whole { log: Uuid::from_bytes(log), durable: Durable { sequence: head.get_u64_le(), generation, end: head.get_u64_le() } }
+    Slot::Whole {
+        log: Uuid::from_bytes(log),
+        durable: Durable { sequence: head.get_u64_le(), generation, end: head.get_u64_le() },
+    }
 }
 
 /// What the slots of a mark hold, whose bytes are in memory. A file that was cut has damaged slots.

@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures::future::{Either, select};
-use tidegate_env::{Env, File};
 use tidegate_env::bugs::{self, Bug};
+use tidegate_env::{Env, File};
 use tidegate_model::JournalId;
 
 use crate::format::{self, FILE_HEADER_BYTES, FrameHeader, Kind, Listed};
@@ -86,13 +86,7 @@ struct Content<'a> {
 const FITS: &str = "payloads are far below 4 GiB";
 
 impl Writer {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        env: Env,
-        states: LogStates,
-        current: Option<Current>,
-        mark: Option<Mark>,
-    ) -> Writer {
+    pub(crate) fn new(shared: Arc<Shared>, env: Env, states: LogStates, current: Option<Current>, mark: Option<Mark>) -> Writer {
         let (group, placed) = (Group::default(), Vec::new());
         Writer { shared, env, states, current, sequence: 0, durable: 0, marked: 0, mark, group, placed }
     }

@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
-use tidegate_env::Env;
 use tidegate_env::bugs::{self, Bug};
+use tidegate_env::{Env, LockGuard};
 use tidegate_model::JournalId;
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
@@ -130,7 +130,14 @@ pub(crate) fn open(settings: Settings, env: &Env) -> Result<Opened, OpenError> {
     state.ready.extend(files);
     state.spares.extend(found.spares);
     state.current_bytes = current.as_ref().map_or(0, |current| current.position);
-    let shared = Shared {
+    let shared = shared(settings, state, lock);
+    let recovered = replay.recovered(&lasts);
+    Ok(Opened { shared, states: replay.states, current, log: found.log, mark, last, durable, recovered })
+}
+
+/// What handle, writer and allocator share at the start.
+fn shared(settings: Settings, state: State, lock: Box<dyn LockGuard>) -> Shared {
+    Shared {
         settings,
         state: parking_lot::Mutex::new(state),
         admitted: AtomicU64::new(0),
@@ -143,9 +150,7 @@ pub(crate) fn open(settings: Settings, env: &Env) -> Result<Opened, OpenError> {
         allocator: Notify::new(),
         failure: watch::Sender::new(None),
         _lock: lock,
-    };
-    let recovered = replay.recovered(&lasts);
-    Ok(Opened { shared, states: replay.states, current, log: found.log, mark, last, durable, recovered })
+    }
 }
 
 /// Says in the mark what recovery has made durable.

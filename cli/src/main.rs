@@ -22,6 +22,10 @@ use crate::commands::server::Greeting;
 
 const _: () = assert!(!tidegate_env::bugs::ENABLED, "the command is never built with bugs on purpose: leave out `seeded-bugs`");
 
+// A broker's threads pass buffers to each other all the time, and the static image's own allocator takes one lock for all of them: docs/adr/0098.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

@@ -60,7 +60,16 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
     (
         "crates/decoders",
         "tidegate-decoders",
-        &["tidegate-model", "tidegate-wal", "tidegate-journal", "tidegate-tier", "tidegate-proto", "tidegate-crd"],
+        &[
+            "tidegate-model",
+            "tidegate-wal",
+            "tidegate-journal",
+            "tidegate-tier",
+            "tidegate-proto",
+            "tidegate-crd",
+            // Its settings file.
+            "tidegate-broker",
+        ],
     ),
     ("xtask", "xtask", &[]),
 ];

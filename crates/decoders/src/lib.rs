@@ -4,11 +4,14 @@
 //! that a decoder refuses are the common case. Knows no files and no randomness.
 
 use bytes::Bytes;
+use prost::Message;
+use tidegate_broker::settings::BrokerSettings;
 use tidegate_journal::entry::EntryPayload;
 use tidegate_journal::raft::inspect_checkpoint;
 use tidegate_journal::state::State;
 use tidegate_model::batch::{self, batches};
 use tidegate_model::{BatchLimits, BatchSource, RecordBatch, RecordValidation};
+use tidegate_proto::convert::{settings_altered, settings_from_wire, settings_to_wire};
 use tidegate_proto::framing::Messages;
 use tidegate_proto::v1;
 use tidegate_tier::checkpoint::Envelope;
@@ -31,6 +34,8 @@ pub const TARGETS: &[Target] = &[
     ("journal_entry", journal_entry),
     ("produce_frames", produce_frames),
     ("topic_manifest", topic_manifest),
+    ("topic_settings", topic_settings),
+    ("broker_settings", broker_settings),
 ];
 
 /// What may come out of one batch here: small, so that a bomb shows as a slow input or a large allocation.
@@ -234,4 +239,32 @@ pub fn topic_manifest(bytes: &[u8]) {
             assert!(resolved.partitions > 0, "a topic has partitions");
         }
     }
+}
+
+/// Settings of a topic as a request carries them: what is accepted is the same after a way over the wire, and when it is altered to itself.
+pub fn topic_settings(bytes: &[u8]) {
+    let Ok(wire) = v1::TopicSettings::decode(bytes) else { return };
+    let Ok(settings) = settings_from_wire(&wire) else { return };
+    if let Err(error) = settings.validate() {
+        assert!(!error.field.is_empty(), "a refusal names the field: {error}");
+        return;
+    }
+    assert_eq!(settings_from_wire(&settings_to_wire(&settings)).as_ref(), Ok(&settings));
+    let altered = settings_altered(&settings, &settings_to_wire(&settings), &[]).expect("what was accepted is accepted again");
+    assert_eq!(altered, settings);
+    settings.validate_change(&altered).expect("nothing changes");
+}
+
+/// A settings file of a broker: what is accepted can be written out and read again, and is accepted again.
+pub fn broker_settings(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(settings) = toml::from_str::<BrokerSettings>(text) else { return };
+    if let Err(error) = settings.validate() {
+        assert!(!error.field.is_empty(), "a refusal names the field: {error}");
+        return;
+    }
+    let written = toml::to_string(&settings).expect("what was accepted can be written");
+    let again: BrokerSettings = toml::from_str(&written).expect("what was written can be read");
+    assert_eq!(again, settings);
+    again.validate().expect("what was accepted is accepted again");
 }

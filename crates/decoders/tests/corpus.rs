@@ -160,6 +160,28 @@ fn write_missing_seeds() {
         frames.extend(message.encode_to_vec());
     }
     add("produce_frames", "three-requests", &frames);
+    let settings = v1::TopicSettings {
+        partitions: Some(12),
+        retention_ms: Some(86_400_000),
+        retention_bytes_per_partition: Some(1 << 30),
+        max_message_bytes: Some(1 << 20),
+        timestamp_type: v1::TimestampType::LogAppendTime.into(),
+        seal_bytes: Some(1 << 24),
+        seal_age_ms: Some(60_000),
+        placement_group: Some("orders".to_owned()),
+        labels: [("team".to_owned(), "billing".to_owned())].into(),
+        ..Default::default()
+    };
+    add("topic_settings", "every-field", &settings.encode_to_vec());
+    let mut settings = tidegate_broker::settings::BrokerSettings::default();
+    add("broker_settings", "defaults.toml", toml::to_string(&settings).unwrap().as_bytes());
+    settings.listeners.peer = Some("127.0.0.1:7174".parse().unwrap());
+    settings.listeners.advertised = Some("hub.example.com:7171".to_owned());
+    settings.hub.fleet.join = vec!["hub-0.example.com:7174".to_owned()];
+    let s3 = "[object_store.s3]\nbucket = \"events\"\nregion = \"eu-central-1\"\nendpoint = \"http://minio:9000\"\npath_style = true\n";
+    let text = toml::to_string(&settings).unwrap();
+    let without = text.split("[object_store.directory]").next().unwrap();
+    add("broker_settings", "fleet.toml", format!("{without}{s3}").as_bytes());
     for entry in std::fs::read_dir(root().join("deploy/samples")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "yaml") {

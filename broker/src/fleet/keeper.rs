@@ -87,19 +87,20 @@ pub(crate) fn beginning(fleet: &Fleet, id: JournalId, replica: u64) -> Beginning
 }
 
 impl Inner {
-    fn locate_all(&self) {
+    async fn locate_all(&self) {
         let addresses: Vec<(BrokerId, String)> = self.catalog.read_state(|state| {
             let brokers = state.catalog().fleet().brokers().filter(|(id, _)| *id != self.broker);
             brokers.filter_map(|(id, broker)| Some((id, broker.address(PEER)?.to_owned()))).collect()
         });
-        for (broker, address) in addresses {
-            self.network.transport.locate(broker, &address);
+        for (broker, address) in &addresses {
+            self.network.transport.locate(*broker, address);
         }
+        self.neighbours.note(&addresses).await;
     }
 
     /// Opens what is missing, closes what is not wanted.
     async fn host(self: &Arc<Self>, ended: &mut BTreeMap<JournalId, u64>) {
-        self.locate_all();
+        self.locate_all().await;
         let wanted: BTreeMap<JournalId, (u64, Beginning)> = self.catalog.read_state(|state| {
             let fleet = state.catalog().fleet();
             let mine = fleet.replicas_on(self.broker, self.incarnation).filter(|(id, _)| *id != JournalId::CATALOG);

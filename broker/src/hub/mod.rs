@@ -35,7 +35,7 @@ use tidegate_wal::Wal;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::fleet::{ClusterStatus, Fleetwork, Forwarder, Network, Pending, Reports};
+use crate::fleet::{ClusterStatus, Fleetwork, Forwarder, Neighbours, Network, Pending, Reports};
 use crate::identity::{Held, Identity};
 use crate::metrics::Metrics;
 use crate::settings::HubSettings;
@@ -80,6 +80,8 @@ pub(crate) struct Inner {
     /// The way to other brokers.
     pub(crate) network: Network,
     pub(crate) fleetwork: Fleetwork,
+    /// Where other brokers were, noted on the volume.
+    pub(crate) neighbours: Neighbours,
     pub(crate) forwarder: Forwarder,
     pub(crate) reports: Reports,
     /// Why a journal failed, once one has.

@@ -16,7 +16,7 @@ use tidegate_wal::Wal;
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, Hosted, Hub, Inner, Routes, fetch, producers, redeemed, submit_error};
-use crate::fleet::{self, Fleetwork, Forwarder, Network, Newcomer, Reports};
+use crate::fleet::{self, Fleetwork, Forwarder, Neighbours, Network, Newcomer, Reports};
 use crate::identity::{self, Identity, IdentityError};
 use crate::metrics::Metrics;
 use crate::retention;
@@ -77,6 +77,10 @@ impl Hub {
         let links = Links { hub: identity.hub_id, peers: network.transport.begin(identity.hub_id, broker) };
         let recovered = std::mem::take(&mut recovered.journals);
         let fleetwork = Fleetwork::new(&settings, env, wal.clone(), links, recovered, Arc::clone(&network.transport));
+        let neighbours = Neighbours::open(env, &settings.data_dir).await;
+        for (broker, address) in neighbours.all() {
+            network.transport.locate(broker, &address);
+        }
         let catalog = start_catalog(&fleetwork, &settings, &identity).await?;
         let mut journals = BTreeMap::new();
         for (id, replica, beginning) in assigned(&catalog, &identity) {
@@ -99,6 +103,7 @@ impl Hub {
             hosted: Hosted::new(journals),
             network,
             fleetwork,
+            neighbours,
             forwarder: Forwarder::default(),
             reports: Reports::default(),
             journal_failed: tokio::sync::watch::Sender::new(None),
@@ -116,6 +121,9 @@ impl Hub {
             settings,
         };
         let hub = Hub { inner: Arc::new(inner) };
+        if !hub.inner.is_alone() {
+            hub.inner.routes.among_others(&hub.inner.catalog);
+        }
         hub.inner.catalog.read_state(|state| hub.inner.routes.refresh(state.catalog()));
         hub.open_partitions(None).await.map_err(OpenError::Start)?;
         hub.start_tasks();

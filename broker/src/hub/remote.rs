@@ -78,7 +78,8 @@ impl Hub {
     /// Answers another broker's read from the replica here.
     pub(crate) async fn serve_read(&self, read: wired::Read) -> Result<wired::PartitionRead, Error> {
         let uid = TopicUid(crate::fleet::uuid_in("topic_uid", &read.topic_uid)?);
-        let topic = self.inner.routes.view().by_uid.get(&uid).cloned().ok_or(Error::UnknownTopic { topic: uid.to_string() })?;
+        let topic =
+            self.inner.routes.view().by_uid.get(&uid).cloned().ok_or_else(|| self.inner.routes.unknown(uid.to_string()))?;
         let at = TopicPartition { topic: uid, partition: PartitionId(read.partition) };
         let journal = tidegate_model::JournalId(read.journal);
         let route = Route { topic, at, journal };

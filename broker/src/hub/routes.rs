@@ -2,9 +2,10 @@
 //! takes one read lock for a moment and no lock of a journal's state.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
+use tidegate_journal::Journal;
 use tidegate_journal::entry::{BoundObject, Management};
 use tidegate_journal::state::{self, Catalog};
 use tidegate_model::{JournalId, PartitionId, TimestampMs, TopicPartition, TopicSettings, TopicUid};
@@ -71,9 +72,26 @@ pub(crate) struct View {
 #[derive(Debug, Default)]
 pub(crate) struct Routes {
     view: RwLock<Arc<View>>,
+    /// The catalog of a broker among others, which may lag behind what they have acknowledged.
+    catalog: OnceLock<Journal>,
 }
 
 impl Routes {
+    /// Says that there are other brokers: what this one's catalog lacks counts as missing only while it is caught up.
+    pub(crate) fn among_others(&self, catalog: &Journal) {
+        let _ = self.catalog.set(catalog.clone());
+    }
+
+    /// A topic that the view does not have.
+    pub(crate) fn unknown(&self, topic: impl Into<String>) -> Error {
+        if self.catalog.get().is_some_and(|catalog| !catalog.is_caught_up()) {
+            return Error::unavailable(
+                "this broker has not heard yet which topics there are: the catalog has no leader, or it was just started",
+            );
+        }
+        Error::UnknownTopic { topic: topic.into() }
+    }
+
     pub(crate) fn view(&self) -> Arc<View> {
         Arc::clone(&self.view.read())
     }
@@ -100,7 +118,7 @@ impl Routes {
     /// A living topic by name, checked against the uid that the caller expects.
     pub(crate) fn topic(&self, name: &str, uid: Option<TopicUid>) -> Result<Arc<Topic>, Error> {
         let view = self.view();
-        let topic = view.by_name.get(name).ok_or_else(|| Error::UnknownTopic { topic: name.to_owned() })?;
+        let topic = view.by_name.get(name).ok_or_else(|| self.unknown(name))?;
         match uid {
             Some(expected) if expected != topic.uid => {
                 Err(Error::TopicUidMismatch { topic: name.to_owned(), expected, actual: topic.uid })

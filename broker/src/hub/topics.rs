@@ -203,12 +203,12 @@ impl Hub {
         self.inner
             .catalog
             .read_state(|state| state.catalog().topic(uid).map(routes::describe))
-            .ok_or_else(|| Error::UnknownTopic { topic: uid.to_string() })
+            .ok_or_else(|| self.inner.routes.unknown(uid.to_string()))
     }
 
     fn topic_by_uid(&self, uid: TopicUid) -> Result<std::sync::Arc<Topic>, Error> {
         let view = self.inner.routes.view();
-        view.by_uid.get(&uid).cloned().ok_or_else(|| Error::UnknownTopic { topic: uid.to_string() })
+        view.by_uid.get(&uid).cloned().ok_or_else(|| self.inner.routes.unknown(uid.to_string()))
     }
 
     /// Topics by name, from a name on (exclusive); with tombstones if asked to.

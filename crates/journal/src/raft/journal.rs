@@ -192,6 +192,13 @@ impl Journal {
         }
     }
 
+    /// Whether the state shows everything that was acknowledged before the present leader's election. Not so after a start until a leader was heard of,
+    /// nor while there is none: what the state lacks then may be there all the same.
+    pub fn is_caught_up(&self) -> bool {
+        let (leads, reached) = (*self.inner.leadership.borrow(), *self.inner.view.applied().borrow());
+        leads.leader.is_some() && reached.term == leads.term
+    }
+
     /// Queues a unit. Waits for its bytes to be free; units of one caller that awaits each call keep their order. Once this returns, the
     /// unit is on its way whether or not the ticket is awaited; a call that is dropped before submits nothing.
     ///

@@ -68,6 +68,16 @@ impl HubSetup {
         })
     }
 
+    /// Lets clients find it at a port that was free.
+    pub fn serve_clients_at(&mut self, port: u16) {
+        self.ports[0] = port;
+    }
+
+    /// Where the operator's calls go.
+    pub fn operator_address(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports[1])
+    }
+
     /// Adds a setting; the last one of a name counts.
     pub fn set(&mut self, name: &str, value: impl std::fmt::Display) {
         self.settings.retain(|setting| !setting.starts_with(&format!("{name}=")));
@@ -243,6 +253,11 @@ impl Hub {
     /// If the operating system does not say.
     pub fn has_ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
+    }
+
+    /// The process that was started: the hub's, unless there is a wrapper.
+    pub fn child_id(&self) -> i32 {
+        self.child.id() as i32
     }
 
     /// The process that serves.

@@ -3,7 +3,9 @@
 //! Each campaign prints its seed and one line a round, ends with one line of counts, and is judged by `tidegate-checker`. It knows of the hub what an
 //! operator can know: processes, files, ports, metrics. Timing is real, so a seed repeats the decisions of a campaign and not its moments.
 
+pub mod brokers;
 pub mod disks;
+pub mod fleet;
 pub mod fsync_error;
 pub mod full_disk;
 pub mod hub;
@@ -16,3 +18,4 @@ pub mod proxy;
 pub mod run;
 pub mod soak;
 pub mod store;
+pub mod wires;

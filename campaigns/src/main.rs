@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tidegate_campaigns::run::{Options, Summary};
-use tidegate_campaigns::{fsync_error, full_disk, kill9, pause, power_cut, soak, store};
+use tidegate_campaigns::{brokers, fsync_error, full_disk, kill9, pause, power_cut, soak, store};
 
 /// Hurt a Tidegate hub and see whether it keeps its promises.
 #[derive(Debug, Parser)]
@@ -30,6 +30,8 @@ enum Campaign {
     Store(Options),
     /// Stop the process and let it go on late, also at each step of tiering (with a real MinIO).
     Pause(Options),
+    /// Hurt several brokers with three replicas (with a real MinIO; full disks need root).
+    Brokers(brokers::BrokersOptions),
     /// Full load and ten times of it for half an hour, with everything that comes and goes.
     Soak(soak::SoakOptions),
 }
@@ -63,6 +65,7 @@ async fn run(campaign: Campaign) -> anyhow::Result<Option<Summary>> {
         Campaign::WritebackError(options) => fsync_error::run_writeback(&options).await,
         Campaign::Store(options) => store::run(&options).await,
         Campaign::Pause(options) => pause::run(&options).await,
+        Campaign::Brokers(options) => brokers::run(&options).await,
         Campaign::Soak(options) => soak::run(&options).await.map(Some),
     }
 }

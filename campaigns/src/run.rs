@@ -10,7 +10,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tidegate_checker::{Recorder, Rule, Source, Verdict};
 use tidegate_client::Client;
-use tidegate_workload::{Counts, Settings, Workload};
+use tidegate_workload::{Counts, Settings, Workload, WorkloadError};
 
 use crate::hub::{Hub, HubSetup, PATIENCE};
 
@@ -146,11 +146,27 @@ impl Load {
     /// # Errors
     /// If the hub cannot be reached or refuses the topic.
     pub async fn start(run: &Run, setup: &HubSetup) -> Result<Load> {
+        Load::by(run, setup.client().await?).await
+    }
+
+    /// Starts the workload with this client.
+    ///
+    /// # Errors
+    /// As [`Load::start`].
+    pub async fn by(run: &Run, client: Client) -> Result<Load> {
         let recorder = tidegate_workload::recorder().checking();
-        let client = setup.client().await?;
         let topic = format!("{}-{}", run.campaign, run.seed);
         let settings = Settings { records_per_second: run.rate, ..Settings::new(topic.clone(), run.seed) };
-        let workload = Workload::start(client.clone(), settings, recorder.clone()).await?;
+        let begin = Instant::now();
+        let workload = loop {
+            match Workload::start(client.clone(), settings.clone(), recorder.clone()).await {
+                // Leaders may still be on their way to where they belong.
+                Err(WorkloadError::Client(error)) if error.is_retryable() && begin.elapsed() < PATIENCE => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                other => break other?,
+            }
+        };
         Ok(Load { workload, recorder, client, topic })
     }
 
@@ -219,7 +235,19 @@ impl Load {
         Ok(hub)
     }
 
-    async fn wait_for(&self, what: &str, holds: impl Fn(&tidegate_client::proto::v1::PartitionStatus) -> bool) -> Result<()> {
+    /// Stops the workload, waiting for what is under way.
+    ///
+    /// # Errors
+    /// What waiting does not cure.
+    pub async fn stop(&mut self) -> Result<Counts> {
+        self.workload.stop().await.context("the workload")
+    }
+
+    /// Waits until each partition's status is as wanted.
+    ///
+    /// # Errors
+    /// If that takes longer than [`PATIENCE`].
+    pub async fn wait_for(&self, what: &str, holds: impl Fn(&tidegate_client::proto::v1::PartitionStatus) -> bool) -> Result<()> {
         let begin = Instant::now();
         loop {
             let described = self.client.admin().describe_topic(self.topic.clone()).await?;

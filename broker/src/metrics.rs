@@ -11,6 +11,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use tidegate_model::JournalId;
+
+use crate::placement::{FleetView, JournalView};
 
 /// A method and how its calls ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -89,6 +92,10 @@ pub struct Metrics {
     pub duplicates: Counter,
     /// Steps of placement that this broker carried out.
     pub placement_steps: Counter,
+    /// Moves of partitions to other journals that this broker carried out.
+    pub partition_moves: Counter,
+    pub(crate) under_replicated: Gauge,
+    pub(crate) moves_in_flight: Gauge,
     /// Bytes of batches read, by source.
     pub fetched: Family<SourceLabels, Counter>,
     /// Uploads of tier objects.
@@ -152,6 +159,9 @@ impl Default for Metrics {
             forwarded: Counter::default(),
             duplicates: Counter::default(),
             placement_steps: Counter::default(),
+            partition_moves: Counter::default(),
+            under_replicated: Gauge::default(),
+            moves_in_flight: Gauge::default(),
             fetched: Family::default(),
             uploads: Family::default(),
             uploaded: Counter::default(),
@@ -190,6 +200,17 @@ impl Metrics {
         registry.register("appended_records", "Records appended", self.appended_records.clone());
         registry.register("forwarded_appends", "Appends forwarded to the broker that leads", self.forwarded.clone());
         registry.register("duplicates", "Batches not stored again", self.duplicates.clone());
+        registry.register("partition_moves", "Moves of partitions to other journals carried out", self.partition_moves.clone());
+        registry.register(
+            "under_replicated_journals",
+            "Journals with fewer voters in sync than the replication factor, where this broker leads the catalog",
+            self.under_replicated.clone(),
+        );
+        registry.register(
+            "moves_in_flight",
+            "Replicas that do not vote yet and partitions on their way, where this broker leads the catalog",
+            self.moves_in_flight.clone(),
+        );
         registry.register("placement_steps", "Steps of placement carried out", self.placement_steps.clone());
         registry.register_with_unit("fetched", "Bytes of batches read, by source", Unit::Bytes, self.fetched.clone());
         registry.register("tier_uploads", "Uploads of tier objects, by result", self.uploads.clone());
@@ -238,6 +259,20 @@ impl Metrics {
         if due && self.stall_logged_ms.compare_exchange(last, now.max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             tracing::warn!(reason, ?took, "an append took over a second (tidegate_append_stalls_total counts them)");
         }
+    }
+
+    /// Sets the gauges of the fleet, on the catalog's leader.
+    pub(crate) fn fleet(&self, view: &FleetView, partitions_moving: usize) {
+        let in_sync = |journal: &JournalView| journal.led.as_ref().map_or(0, |led| led.voters.intersection(&led.in_sync).count());
+        let short = view.journals.values().filter(|journal| in_sync(journal) < view.replication_factor).count();
+        let learning = |journal: &JournalView| {
+            let voters = journal.led.as_ref().map(|led| &led.voters);
+            journal.replicas.iter().filter(|replica| voters.is_some_and(|voters| !voters.contains(&replica.id))).count()
+        };
+        let data = view.journals.iter().filter(|(id, _)| **id != JournalId::CATALOG);
+        let moving = data.map(|(_, journal)| learning(journal)).sum::<usize>() + partitions_moving;
+        self.under_replicated.set(i64::try_from(short).unwrap_or(i64::MAX));
+        self.moves_in_flight.set(i64::try_from(moving).unwrap_or(i64::MAX));
     }
 
     /// Sets the gauges.

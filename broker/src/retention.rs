@@ -13,7 +13,7 @@ use tidegate_env::bugs::{self, Bug};
 use tidegate_journal::Journal;
 use tidegate_journal::entry::{Operation, Unit};
 use tidegate_journal::state::TierPiece;
-use tidegate_model::{Offset, TimestampMs, TopicPartition, TopicSettings, TopicUid};
+use tidegate_model::{JournalId, Offset, TimestampMs, TopicPartition, TopicSettings, TopicUid};
 
 use self::clock::ClockWatch;
 use crate::hub::{Error, Hub, Inner, redeemed, settings_of, submit_error};
@@ -74,12 +74,21 @@ async fn trim_all(hub: &Hub, now: Option<TimestampMs>) -> Result<(), Error> {
             continue;
         }
         let Some(topic) = view.by_uid.get(&uid) else { continue };
-        for (at, journal) in topic.partitions() {
-            let journal = inner.any_journal(journal)?;
+        for (at, present) in topic.partitions() {
+            // Older homes first: what is dropped is always the oldest there is.
+            let older = topic.older.get(&at.partition).and_then(|homes| homes.first()).map(|home| home.journal);
+            let Ok(journal) = inner.any_journal(older.unwrap_or(present)) else { continue };
             if !journal.leadership().borrow().is_self {
                 continue;
             }
-            if let Some(log_start) = new_log_start(hub, &journal, at, &settings, now).await? {
+            let newer = if older.is_some() {
+                hub.numbers(at, present).map_or(0, |numbers| numbers.local_bytes + numbers.tiered_bytes)
+            } else {
+                0
+            };
+            let own = journal.read_state(|state| state.partition(at).map_or(0, |own| own.untiered_bytes() + own.tiered_bytes()));
+            let newer = newer.saturating_sub(own);
+            if let Some(log_start) = new_log_start(hub, &journal, at, (&settings, newer), now).await? {
                 propose(&journal, Operation::Trim { at, log_start }).await?;
                 tracing::debug!(%at, %log_start, "retention raised the log start");
             }
@@ -92,7 +101,7 @@ async fn new_log_start(
     hub: &Hub,
     journal: &Journal,
     at: TopicPartition,
-    settings: &TopicSettings,
+    (settings, newer_bytes): (&TopicSettings, u64),
     now: Option<TimestampMs>,
 ) -> Result<Option<Offset>, Error> {
     let cutoff = settings.retention_ms.zip(now).map(|(keep, now)| TimestampMs(now.0.saturating_sub(keep)));
@@ -109,6 +118,7 @@ async fn new_log_start(
         }
     });
     let total: u64 = pieces.iter().map(TierPiece::data_bytes).chain(tail.iter().map(|stretch| stretch.bytes)).sum();
+    let total = total.saturating_add(newer_bytes);
     let mut excess = settings.retention_bytes_per_partition.map_or(0, |keep| total.saturating_sub(keep));
     let mut start = log_start;
     for piece in &pieces {
@@ -171,13 +181,17 @@ async fn end_deleted_topics(inner: &Arc<Inner>, now: TimestampMs) -> Result<(), 
         for (partition, homes) in (0..).zip(homes) {
             for home in homes {
                 let at = TopicPartition { topic: uid, partition: tidegate_model::PartitionId(partition) };
-                let journal = inner.any_journal(home.journal)?;
-                if journal.read_state(|state| state.partition(at).is_some()) {
-                    propose(&journal, Operation::ClosePartition { at, generation: home.generation }).await?;
+                let open = inner
+                    .hosted
+                    .get(home.journal)
+                    .is_none_or(|journal| journal.read_state(|state| state.partition(at).is_some()));
+                if open {
+                    let close = Operation::ClosePartition { at, generation: home.generation };
+                    inner.propose(home.journal, Unit::of(close)).await?;
                 }
             }
         }
-        propose(&inner.catalog, Operation::ForgetTopic { uid }).await?;
+        inner.propose(JournalId::CATALOG, Unit::of(Operation::ForgetTopic { uid })).await?;
         tracing::info!(topic = %uid, "a deleted topic's time to be restored is over: its data goes");
     }
     Ok(())

@@ -96,7 +96,7 @@ fn more_than_a_thousand_ranges_of_a_partition_are_folded_read_trimmed_and_recove
         let at = PartitionRef::new("events", 0);
         let topic = hub.topic("events").unwrap();
         // Room for some 700 of the 1,250 batches: the first manifest goes as a whole.
-        let bytes = hub.partition_numbers(topic.uid).unwrap()[0].tiered_bytes;
+        let bytes = hub.all_partition_numbers(topic.uid).await.unwrap()[0].tiered_bytes;
         let kept = TopicSettings { retention_bytes_per_partition: Some(bytes * 700 / 1_250), ..topic.settings.clone() };
         hub.alter_topic(topic.uid, None, kept, &Caller::Client).await.unwrap();
         holds(&env, "old records are dropped", || hub.marks_of(&at).unwrap().log_start >= Offset(500)).await;

@@ -176,6 +176,16 @@ pub(crate) enum ClusterCommand {
         /// Its number.
         broker: u32,
     },
+    /// Move a partition to another journal; its older records stay where they are. Writes to it pause for some milliseconds.
+    Move {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// The journal that it shall live in.
+        #[arg(long)]
+        to: u32,
+    },
     /// Set how many voters each journal shall have: 1, 3 or 5.
     Replicas {
         /// The number.

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_journal::Journal;
 use tidegate_journal::entry::{Operation, Outcome, Unit};
-use tidegate_model::{BrokerId, JournalId};
+use tidegate_model::{BrokerId, JournalId, LeaderEpoch, PartitionId, TopicPartition, TopicUid};
 use tidegate_proto::internal::v1 as wired;
 use tidegate_proto::internal::v1::answer::Told;
 use tidegate_proto::internal::v1::request::Ask;
 
-use super::{Pending, wire};
+use super::{Known, Pending, wire};
 use crate::grpc::cluster_out;
 use crate::hub::{Error, Hub, Inner, applied, submit_error};
 
@@ -47,6 +48,19 @@ impl Hub {
     }
 }
 
+/// Refuses what a client sent under another leader epoch than its partition's.
+fn check_epoch(journal: &Journal, check: &wired::EpochCheck) -> Result<(), Error> {
+    let topic = TopicUid(wire::uuid_in("epochs.topic_uid", &check.topic_uid)?);
+    let at = TopicPartition { topic, partition: PartitionId(check.partition) };
+    let given = LeaderEpoch(check.epoch);
+    match journal.read_state(|state| state.partition(at).map(|partition| partition.epoch())) {
+        Some(current) if given < current => Err(Error::FencedLeaderEpoch { given, current }),
+        Some(current) if given > current => Err(Error::UnknownLeaderEpoch { given, current }),
+        // One that is not here is refused by its journal.
+        _ => Ok(()),
+    }
+}
+
 impl Inner {
     pub(crate) async fn answer_ask(self: &Arc<Self>, ask: Ask) -> Result<Told, Error> {
         match ask {
@@ -60,6 +74,8 @@ impl Inner {
             }
             Ask::Describe(_) => Err(self.not_leader(JournalId::CATALOG)),
             Ask::Positions(ask) => Hub { inner: Arc::clone(self) }.serve_positions(&ask.group).map(Told::Positions),
+            Ask::Groups(ask) => Hub::of(self).serve_groups(&ask).map(Told::Groups),
+            Ask::Numbers(ask) => Hub::of(self).serve_numbers(&ask).map(Told::Numbers),
             Ask::Read(read) => Hub { inner: Arc::clone(self) }.serve_read(read).await.map(Told::Read),
         }
     }
@@ -74,9 +90,15 @@ impl Inner {
         if self.intake.is_cancelled() {
             return Err(Error::ShuttingDown);
         }
+        self.reports.count(id, submit.units.iter().map(|unit| unit.len() as u64).sum());
         let mut pending = Vec::with_capacity(submit.units.len());
-        for unit in submit.units {
-            pending.push(match wire::unit_in(unit) {
+        let mut epochs = submit.epochs.iter().peekable();
+        for (number, unit) in (0..).zip(submit.units) {
+            let mut checked = Ok(());
+            while let Some(check) = epochs.next_if(|check| check.unit <= number) {
+                checked = checked.and(check_epoch(&journal, check));
+            }
+            pending.push(match checked.and_then(|()| wire::unit_in(unit)) {
                 Ok(unit) => journal.submit(unit).await.map(Pending::Here).map_err(submit_error),
                 Err(error) => Err(error),
             });
@@ -107,18 +129,18 @@ impl Inner {
     }
 
     /// Hands a unit to its journal: here if it is led here, else to whoever leads it.
-    pub(crate) async fn submit(self: &Arc<Self>, id: JournalId, unit: Unit) -> Result<Pending, Error> {
+    pub(crate) async fn submit(self: &Arc<Self>, id: JournalId, unit: Unit, epoch: Option<Known>) -> Result<Pending, Error> {
         if let Ok(journal) = self.any_journal(id)
             && (journal.leadership().borrow().is_self || self.is_alone())
         {
             return journal.submit(unit).await.map(Pending::Here).map_err(submit_error);
         }
-        self.forwarder.submit(self, id, unit).await
+        self.forwarder.submit(self, id, unit, epoch).await
     }
 
     /// Proposes a unit of one operation, wherever its journal is led, and waits for its outcome.
     pub(crate) async fn propose(self: &Arc<Self>, id: JournalId, unit: Unit) -> Result<Outcome, Error> {
-        applied(self.submit(id, unit).await?.await)
+        applied(self.submit(id, unit, None).await?.await)
     }
 
     /// Hands all journals that this broker leads to others, as far as there is somebody in sync to take them. Writes to each pause for a moment.

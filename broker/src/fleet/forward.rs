@@ -14,7 +14,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tidegate_journal::entry::{Unit, UnitOutcome};
 use tidegate_journal::raft::{Ticket, broker_of};
-use tidegate_model::{BrokerId, JournalId};
+use tidegate_model::{BrokerId, JournalId, LeaderEpoch, TopicPartition};
 use tidegate_proto::errors::Reason;
 use tidegate_proto::internal::v1 as wired;
 use tidegate_proto::internal::v1::answer::Told;
@@ -63,8 +63,12 @@ impl Future for Pending {
     }
 }
 
+/// A leader epoch that a client named: the unit is refused where the partition has another.
+pub(crate) type Known = (TopicPartition, LeaderEpoch);
+
 struct Waiting {
     unit: Bytes,
+    epoch: Option<Known>,
     answer: oneshot::Sender<Result<UnitOutcome, Error>>,
     _room: OwnedSemaphorePermit,
 }
@@ -83,13 +87,19 @@ impl Default for Forwarder {
 
 impl Forwarder {
     /// Queues a unit for a journal's leader. Waits for room.
-    pub(crate) async fn submit(&self, inner: &Arc<Inner>, journal: JournalId, unit: Unit) -> Result<Pending, Error> {
+    pub(crate) async fn submit(
+        &self,
+        inner: &Arc<Inner>,
+        journal: JournalId,
+        unit: Unit,
+        epoch: Option<Known>,
+    ) -> Result<Pending, Error> {
         let unit = wire::unit_out(unit)?;
         let kib = u32::try_from(unit.len().div_ceil(1024)).unwrap_or(u32::MAX).clamp(1, ROOM_KIB);
         let room = Arc::clone(&self.room).acquire_many_owned(kib).await.map_err(|_| Error::ShuttingDown)?;
         let (answer, answered) = oneshot::channel();
         let queue = self.queue(inner, journal);
-        queue.send(Waiting { unit, answer, _room: room }).await.map_err(|_| Error::ShuttingDown)?;
+        queue.send(Waiting { unit, epoch, answer, _room: room }).await.map_err(|_| Error::ShuttingDown)?;
         Ok(Pending::There(answered))
     }
 
@@ -123,7 +133,14 @@ async fn carry(inner: Arc<Inner>, journal: JournalId, mut waiting: mpsc::Receive
             lot.push(next);
         }
         let units = lot.iter().map(|waiting| waiting.unit.clone()).collect();
-        let submit = Ask::Submit(wired::Submit { journal: journal.0, units });
+        let known = (0..).zip(&lot).filter_map(|(unit, waiting)| Some((unit, waiting.epoch?)));
+        let epochs = known.map(|(unit, (at, epoch))| wired::EpochCheck {
+            unit,
+            topic_uid: wire::uuid_out(at.topic.0),
+            partition: at.partition.0,
+            epoch: epoch.0,
+        });
+        let submit = Ask::Submit(wired::Submit { journal: journal.0, units, epochs: epochs.collect() });
         let told = tokio::select! {
             biased;
             () = inner.stopping.cancelled() => Err(Error::ShuttingDown),

@@ -99,7 +99,7 @@ impl Inner {
     }
 
     /// Opens what is missing, closes what is not wanted.
-    async fn host(self: &Arc<Self>, ended: &mut BTreeMap<JournalId, u64>) {
+    pub(crate) async fn host(self: &Arc<Self>, ended: &mut BTreeMap<JournalId, u64>) {
         self.locate_all().await;
         let wanted: BTreeMap<JournalId, (u64, Beginning)> = self.catalog.read_state(|state| {
             let fleet = state.catalog().fleet();

@@ -61,6 +61,7 @@ impl Placer {
             }
         });
         let view = self.view(now, since);
+        self.inner.metrics.fleet(&view, self.inner.moves().len());
         for step in plan(&view, &Bounds::default()) {
             if let Step::TransferLeader { journal, .. } = &step {
                 self.moved.insert(*journal, now);
@@ -73,6 +74,7 @@ impl Placer {
                 Err(error) => tracing::warn!(?step, %error, "a step of placement failed and is planned anew"),
             }
         }
+        self.inner.move_partitions().await;
     }
 
     fn view(&self, now: Duration, since: Duration) -> FleetView {

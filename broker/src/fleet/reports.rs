@@ -163,6 +163,8 @@ pub struct ClusterStatus {
     pub brokers: Vec<BrokerStatus>,
     /// All journals, the catalog first.
     pub journals: Vec<JournalStatus>,
+    /// Partitions on their way to another journal.
+    pub partitions_moving: u32,
 }
 
 /// A broker.
@@ -219,6 +221,7 @@ impl Inner {
     pub(crate) fn cluster_status(self: &Arc<Self>) -> ClusterStatus {
         let heard = self.reports.heard();
         let now = self.env.clock.monotonic();
+        let partitions_moving = u32::try_from(self.moves().len()).unwrap_or(u32::MAX);
         // What is led here is known without a report: a hub of one broker makes none.
         let hosted = self.hosted.all();
         let led_here = hosted.values().chain([&self.catalog]).filter(|journal| journal.leadership().borrow().is_self);
@@ -260,6 +263,7 @@ impl Inner {
                 replication_factor: fleet.replication_factor(),
                 brokers: brokers.collect(),
                 journals: journals.clone(),
+                partitions_moving,
             }
         })
     }

@@ -1,7 +1,7 @@
 //! Units, their outcomes and errors between brokers.
 
 use bytes::Bytes;
-use tidegate_journal::entry::{Appended, Entry, EntryPayload, Outcome, Outcomes, Unit, UnitOutcome};
+use tidegate_journal::entry::{Appended, Entry, EntryPayload, Outcome, Outcomes, Sealed, Unit, UnitOutcome};
 use tidegate_model::{JournalId, LeaderEpoch, Offset, ProducerEpoch, ProducerId, TimestampMs, TopicUid};
 use tidegate_proto::errors::Failure;
 use tidegate_proto::internal::v1 as wired;
@@ -78,6 +78,7 @@ fn outcome_out(outcome: &Outcome) -> wired::Outcome {
         }
         Outcome::Replica { id } => Some(Kind::Replica(*id)),
         Outcome::Trimmed { log_start } => Some(Kind::Trimmed(log_start.0)),
+        Outcome::Sealed(sealed) => Some(Kind::Sealed(sealed.encode())),
     };
     wired::Outcome { kind }
 }
@@ -104,6 +105,7 @@ fn outcome_in(outcome: wired::Outcome) -> Result<Outcome, Error> {
         Some(Kind::JournalsAdded(added)) => Outcome::JournalsAdded { first: JournalId(added.first), count: added.count },
         Some(Kind::Replica(id)) => Outcome::Replica { id },
         Some(Kind::Trimmed(log_start)) => Outcome::Trimmed { log_start: Offset(log_start) },
+        Some(Kind::Sealed(sealed)) => Outcome::Sealed(Box::new(Sealed::decode(&sealed).map_err(Error::internal)?)),
     })
 }
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 use tidegate_journal::entry::BrokerState;
-use tidegate_model::BrokerId;
+use tidegate_model::{BrokerId, JournalId};
 use tidegate_proto::operator::v1::cluster_service_server::ClusterService;
 use tidegate_proto::operator::v1::{self as wire, ClusterBrokerState};
 use tonic::{Request, Response, Status};
 
 use super::Edge;
 use crate::fleet::{BrokerStatus, ClusterStatus, JournalStatus};
-use crate::hub::Error;
+use crate::hub::{Error, PartitionRef};
 
 pub(crate) struct Cluster(pub(crate) Arc<Edge>);
 
@@ -59,14 +59,31 @@ impl ClusterService for Cluster {
         };
         self.0.call("cluster.SetReplicationFactor", work).await
     }
+
+    async fn move_partition(
+        &self,
+        request: Request<wire::MovePartitionRequest>,
+    ) -> Result<Response<wire::MovePartitionResponse>, Status> {
+        let work = async {
+            let request = request.into_inner();
+            let at = PartitionRef::new(&request.topic, request.partition);
+            self.0.hub.move_partition(&at, JournalId(request.journal)).await?;
+            Ok(wire::MovePartitionResponse {})
+        };
+        self.0.call("cluster.MovePartition", work).await
+    }
 }
 
 /// The status as it is sent, between brokers too.
 pub(crate) fn cluster_out(status: &ClusterStatus) -> Bytes {
+    let data = status.journals.iter().filter(|journal| journal.journal != JournalId::CATALOG);
+    let moving = data.flat_map(|journal| &journal.members).filter(|member| !member.votes);
     let response = wire::DescribeClusterResponse {
         replication_factor: status.replication_factor,
         brokers: status.brokers.iter().map(broker_out).collect(),
         journals: status.journals.iter().map(journal_out).collect(),
+        partitions_moving: status.partitions_moving,
+        replicas_moving: moving.count() as u32,
     };
     response.encode_to_vec().into()
 }

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::topics::page;
 use super::{Edge, errors};
-use crate::hub::{Error, GroupOffset, PartitionRef};
+use crate::hub::{Error, GroupOffset, PartitionRef, named};
 
 pub(crate) struct Groups(pub(crate) Arc<Edge>);
 
@@ -30,7 +30,7 @@ impl GroupService for Groups {
     }
 
     async fn list_groups(&self, request: Request<v1::ListGroupsRequest>) -> Result<Response<v1::ListGroupsResponse>, Status> {
-        self.0.call("ListGroups", async { self.list(&request.into_inner()) }).await
+        self.0.call("ListGroups", async { self.list(&request.into_inner()).await }).await
     }
 
     async fn describe_group(
@@ -85,9 +85,9 @@ impl Groups {
         Ok(v1::FetchOffsetsResponse { offsets: offsets.into_iter().filter(wanted).map(offset_out).collect() })
     }
 
-    fn list(&self, request: &v1::ListGroupsRequest) -> Result<v1::ListGroupsResponse, Error> {
+    async fn list(&self, request: &v1::ListGroupsRequest) -> Result<v1::ListGroupsResponse, Error> {
         let size = page(request.page_size)?;
-        let (groups, more) = self.0.hub.list_groups(&request.page_token, size);
+        let (groups, more, missing) = self.0.hub.list_all_groups(&request.page_token, size).await;
         let next_page_token =
             if more { groups.last().map(|group| group.name.clone()).unwrap_or_default() } else { String::new() };
         let groups = groups.into_iter().map(|group| v1::GroupListing {
@@ -95,7 +95,7 @@ impl Groups {
             state: v1::GroupState::Empty.into(),
             partitions: u32::try_from(group.partitions).unwrap_or(u32::MAX),
         });
-        Ok(v1::ListGroupsResponse { groups: groups.collect(), next_page_token })
+        Ok(v1::ListGroupsResponse { groups: groups.collect(), next_page_token, incomplete: named(&missing) })
     }
 
     async fn describe(&self, request: v1::DescribeGroupRequest) -> Result<v1::DescribeGroupResponse, Error> {
@@ -103,8 +103,11 @@ impl Groups {
         if !known {
             return Err(Error::UnknownGroup { group: request.group });
         }
-        let partitions = positions.into_iter().map(|offset| {
-            let marks = self.0.hub.marks_of(&PartitionRef::new(&offset.topic, offset.partition.0)).ok();
+        let places: Vec<PartitionRef> =
+            positions.iter().map(|offset| PartitionRef::new(&offset.topic, offset.partition.0)).collect();
+        let marks = futures::future::join_all(places.iter().map(|at| self.0.hub.marks_at(at))).await;
+        let partitions = positions.into_iter().zip(marks).map(|(offset, marks)| {
+            let marks = marks.ok();
             let high = marks.map_or(-1, |marks| marks.high_watermark.0);
             v1::GroupPartition {
                 high_watermark: high,

@@ -102,7 +102,7 @@ impl OperatorService for Operator {
         &self,
         request: Request<wire::GetStatisticsRequest>,
     ) -> Result<Response<wire::GetStatisticsResponse>, Status> {
-        self.0.call("operator.GetStatistics", async { self.statistics(&request.into_inner()) }).await
+        self.0.call("operator.GetStatistics", async { self.statistics(&request.into_inner()).await }).await
     }
 }
 
@@ -168,7 +168,7 @@ impl Operator {
         Ok(wire::DeleteTopicResponse { tombstone: Some(tombstone(&topic)) })
     }
 
-    fn statistics(&self, request: &wire::GetStatisticsRequest) -> Result<wire::GetStatisticsResponse, Error> {
+    async fn statistics(&self, request: &wire::GetStatisticsRequest) -> Result<wire::GetStatisticsResponse, Error> {
         self.caller(request.context.as_ref(), None)?;
         let mut uids = Vec::with_capacity(request.topic_uids.len());
         for (index, uid) in request.topic_uids.iter().enumerate() {
@@ -176,7 +176,7 @@ impl Operator {
         }
         let hub = self.0.hub.statistics();
         let leader = self.0.hub.broker().0;
-        let topics = self.0.hub.topic_statistics(&uids);
+        let topics = self.0.hub.all_topic_statistics(&uids).await;
         Ok(wire::GetStatisticsResponse {
             revision: hub.revision,
             hub: Some(wire::HubStatistics {

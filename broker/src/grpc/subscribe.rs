@@ -59,6 +59,8 @@ struct Terms {
 /// Opens a subscription: checks all of it, then starts its task.
 pub(crate) async fn open(edge: Arc<Edge>, request: v1::SubscribeRequest, span: Span) -> Result<Answers, Error> {
     let terms = terms(&edge, &request)?;
+    // Before anything is watched: no move is missed.
+    let moves = edge.hub.moves();
     let parts = parts(&edge, &request, &terms).await?;
     let mut partitions = Vec::with_capacity(parts.len());
     for part in &parts {
@@ -68,7 +70,7 @@ pub(crate) async fn open(edge: Arc<Edge>, request: v1::SubscribeRequest, span: S
     let opened = v1::SubscribeResponse { event: Some(Event::Opened(v1::SubscribeOpened { partitions })) };
     let (answers, receiver) = mpsc::channel(MESSAGES);
     let tasks = edge.tasks.clone();
-    tasks.spawn(run(edge, parts, terms, answers).instrument(span));
+    tasks.spawn(run(edge, parts, moves, terms, answers).instrument(span));
     Ok(Box::pin(futures::stream::once(async move { Ok(Sent::Message(opened)) }).chain(ReceiverStream::new(receiver))))
 }
 
@@ -129,8 +131,14 @@ async fn parts(edge: &Edge, request: &v1::SubscribeRequest, terms: &Terms) -> Re
     Ok(parts)
 }
 
-async fn run(edge: Arc<Edge>, mut parts: Vec<Part>, terms: Terms, answers: mpsc::Sender<Answer>) {
-    let work = follow(&edge, &mut parts, &terms, &answers);
+async fn run(
+    edge: Arc<Edge>,
+    mut parts: Vec<Part>,
+    mut moves: watch::Receiver<u64>,
+    terms: Terms,
+    answers: mpsc::Sender<Answer>,
+) {
+    let work = follow(&edge, &mut parts, &mut moves, &terms, &answers);
     tokio::select! {
         _ = work => {}
         () = answers.closed() => {}
@@ -146,6 +154,7 @@ async fn run(edge: Arc<Edge>, mut parts: Vec<Part>, terms: Terms, answers: mpsc:
 async fn follow(
     edge: &Edge,
     parts: &mut [Part],
+    moves: &mut watch::Receiver<u64>,
     terms: &Terms,
     answers: &mpsc::Sender<Answer>,
 ) -> Result<(), mpsc::error::SendError<Answer>> {
@@ -159,7 +168,7 @@ async fn follow(
             return Ok(());
         }
         if !moved {
-            wait(edge, parts, terms).await;
+            wait(edge, parts, moves, terms).await;
         }
     }
 }
@@ -201,15 +210,27 @@ async fn step(
     Ok(sent && !empty)
 }
 
-async fn wait(edge: &Edge, parts: &mut [Part], terms: &Terms) {
+async fn wait(edge: &Edge, parts: &mut [Part], moves: &mut watch::Receiver<u64>, terms: &Terms) {
     let changes = select_all(parts.iter_mut().filter(|part| !part.ended).map(|part| part.watch.changed().boxed()));
-    match terms.progress {
-        None => drop(changes.await),
-        Some(interval) => tokio::select! {
-            // An error means that the partition was closed: the next read says so.
-            (_, _, _) = changes => {}
-            () = edge.env.clock.sleep(interval) => {}
-        },
+    let progress = async {
+        match terms.progress {
+            Some(interval) => edge.env.clock.sleep(interval).await,
+            None => std::future::pending().await,
+        }
+    };
+    let moved = tokio::select! {
+        // An error means that the partition was closed: the next read says so.
+        (_, _, _) = changes => false,
+        moved = moves.changed() => moved.is_ok(),
+        () = progress => false,
+    };
+    if moved {
+        // What comes is in another journal from now on.
+        for part in parts {
+            if let Ok(watch) = edge.hub.watch(&part.at) {
+                part.watch = watch;
+            }
+        }
     }
 }
 

@@ -50,7 +50,7 @@ impl TopicService for Topics {
         &self,
         request: Request<v1::DescribeTopicRequest>,
     ) -> Result<Response<v1::DescribeTopicResponse>, Status> {
-        self.0.call("DescribeTopic", async { self.describe(&request.into_inner()) }).await
+        self.0.call("DescribeTopic", async { self.describe(&request.into_inner()).await }).await
     }
 
     async fn list_topics(&self, request: Request<v1::ListTopicsRequest>) -> Result<Response<v1::ListTopicsResponse>, Status> {
@@ -123,13 +123,13 @@ impl Topics {
         }
     }
 
-    fn describe(&self, request: &v1::DescribeTopicRequest) -> Result<v1::DescribeTopicResponse, Error> {
+    async fn describe(&self, request: &v1::DescribeTopicRequest) -> Result<v1::DescribeTopicResponse, Error> {
         let topic = match convert::uid("topic_uid", &request.topic_uid)? {
             Some(uid) if request.name.is_empty() => self.0.hub.topic_described(uid)?,
             _ => self.named(&request.name, &request.topic_uid)?,
         };
         let leader = self.0.hub.broker().0;
-        let numbers = if topic.deleted.is_none() { self.0.hub.partition_numbers(topic.uid)? } else { Vec::new() };
+        let numbers = if topic.deleted.is_none() { self.0.hub.all_partition_numbers(topic.uid).await? } else { Vec::new() };
         Ok(v1::DescribeTopicResponse {
             topic: Some(convert::topic_out(&topic)),
             partitions: numbers.iter().map(|numbers| convert::numbers_out(numbers, leader)).collect(),

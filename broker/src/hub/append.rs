@@ -102,7 +102,9 @@ impl Hub {
             operations.push(Operation::Append { at: route.at, batch: batch.into_bytes(), window });
         }
         let span = tracing::info_span!("append to log", journal = route.journal.0, bytes, offset = tracing::field::Empty);
-        let ticket = self.submit_unit(route.journal, Unit { preconditions: Vec::new(), operations }).await?;
+        let known = append.at.leader_epoch.map(|epoch| (route.at, epoch));
+        let unit = Unit { preconditions: Vec::new(), operations };
+        let ticket = self.inner.submit(route.journal, unit, known).await?;
         watch.found_room(self);
         if ticket.is_there() {
             self.inner.metrics.forwarded.inc();
@@ -117,8 +119,11 @@ impl Hub {
 
     /// Refuses a caller whose leader epoch is not the partition's.
     pub(crate) fn check_epoch(&self, route: &Route, given: Option<LeaderEpoch>) -> Result<(), Error> {
-        // Where this broker has no replica, it knows no epoch.
+        // Where this broker has no replica, it knows no epoch, and a replica that lags an old one: whoever leads looks again.
         let (Some(given), true) = (given, self.inner.hosted.get(route.journal).is_some()) else { return Ok(()) };
+        if self.is_behind_another(route) {
+            return Ok(());
+        }
         let current = self.marks(route)?.epoch;
         match given.cmp(&current) {
             std::cmp::Ordering::Less => Err(Error::FencedLeaderEpoch { given, current }),
@@ -183,7 +188,10 @@ impl AppendTicket {
         if stored {
             metrics.appended.inc_by(self.bytes);
             metrics.appended_records.inc_by(self.record_count.into());
-            self.hub.inner.reports.count(self.journal, self.bytes);
+            // What is forwarded counts where it is led.
+            if !self.ticket.is_there() {
+                self.hub.inner.reports.count(self.journal, self.bytes);
+            }
         } else {
             metrics.duplicates.inc();
         }

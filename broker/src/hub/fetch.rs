@@ -72,13 +72,14 @@ impl Hub {
             for watch in &mut watches {
                 watch.mark_unchanged();
             }
+            let moves = self.inner.routes.moves();
             let answer = self.fetch_once(fetch).await;
             let bytes: usize = answer.iter().flatten().map(|fetched| fetched.bytes).sum();
             let now = self.inner.env.clock.monotonic();
             if bytes >= fetch.min_bytes || answer.iter().any(Result::is_err) || now >= deadline || watches.is_empty() {
                 return answer;
             }
-            self.wait_for_any(&mut watches, deadline - now).await;
+            self.wait_for_any(&mut watches, moves, deadline - now).await;
         }
     }
 
@@ -113,11 +114,12 @@ impl Hub {
         Ok(Fetched { chunks: Vec::new(), bytes: 0, next: part.offset, marks })
     }
 
-    async fn wait_for_any(&self, watches: &mut [watch::Receiver<Offset>], left: Duration) {
+    async fn wait_for_any(&self, watches: &mut [watch::Receiver<Offset>], mut moves: watch::Receiver<u64>, left: Duration) {
         let changes = select_all(watches.iter_mut().map(|watch| watch.changed().boxed()));
         tokio::select! {
             biased;
             _ = changes => {}
+            _ = moves.changed() => {}
             () = self.inner.env.clock.sleep(left) => {}
             () = self.inner.intake.cancelled() => {}
         }
@@ -138,10 +140,36 @@ impl Hub {
     pub async fn read(&self, at: &PartitionRef, from: Offset, max_bytes: usize) -> Result<Fetched, Error> {
         let route = self.inner.routes.route(at)?;
         self.check_epoch(&route, at.leader_epoch)?;
-        if self.is_elsewhere(&route) {
-            return self.read_elsewhere(&route, from, max_bytes).await;
+        let home = route.older_home(from);
+        let fetched = self.read_home(home.as_ref().unwrap_or(&route), from, max_bytes).await?;
+        if route.older().is_empty() {
+            return Ok(fetched);
         }
-        self.read_route(&route, from, max_bytes).await
+        let marks = match &home {
+            // What an older home says of its end is not where the partition ends.
+            Some(_) => self.marks_anywhere(&route).await?,
+            None => self.with_older_here(&route, fetched.marks),
+        };
+        Ok(Fetched { marks: marks.reaching(fetched.next), ..fetched })
+    }
+
+    async fn read_home(&self, route: &Route, from: Offset, max_bytes: usize) -> Result<Fetched, Error> {
+        if self.is_elsewhere(route) {
+            return self.read_elsewhere(route, from, max_bytes).await;
+        }
+        match self.read_route(route, from, max_bytes).await {
+            // A replica that lags does not know what others have told already.
+            Err(Error::OffsetOutOfRange { .. }) if self.is_behind_another(route) => {
+                self.read_elsewhere(route, from, max_bytes).await
+            }
+            read => read,
+        }
+    }
+
+    /// Another broker leads the journal of a replica that is held here, so that it may know more.
+    pub(crate) fn is_behind_another(&self, route: &Route) -> bool {
+        !self.inner.is_alone()
+            && self.inner.hosted.get(route.journal).is_some_and(|journal| !journal.leadership().borrow().is_self)
     }
 
     pub(crate) async fn read_route(&self, route: &Route, from: Offset, max_bytes: usize) -> Result<Fetched, Error> {
@@ -166,16 +194,25 @@ impl Hub {
         Err(Error::unavailable(format!("offset {from} of {} moved between log and tier while it was read", route.at)))
     }
 
-    /// The marks of a partition, asked of the broker that leads it if this one holds no replica.
+    /// The marks of a partition, asked of the broker that leads it: what was acknowledged before is there. Where no leader answers, those of the replica
+    /// here, which may lag.
     pub async fn marks_at(&self, at: &PartitionRef) -> Result<Marks, Error> {
-        self.marks_anywhere(&self.inner.routes.route(at)?).await
+        let route = self.inner.routes.route(at)?;
+        if self.is_behind_another(&route)
+            && let Ok(marks) = self.marks_elsewhere(&route).await
+        {
+            return Ok(self.with_older(&route, marks).await);
+        }
+        self.marks_anywhere(&route).await
     }
 
     /// The marks of a partition that this broker holds a replica of.
     pub fn marks_of(&self, at: &PartitionRef) -> Result<Marks, Error> {
-        self.marks(&self.inner.routes.route(at)?)
+        let route = self.inner.routes.route(at)?;
+        Ok(self.with_older_here(&route, self.marks(&route)?))
     }
 
+    /// The marks of one home of a partition.
     pub(crate) fn marks(&self, route: &Route) -> Result<Marks, Error> {
         let journal = self.journal(route.journal)?;
         let marks = journal.read_state(|state| {

@@ -169,12 +169,9 @@ impl Hub {
     pub(crate) fn group_journal(&self, group: &str) -> Result<JournalId, Error> {
         self.inner.catalog.read_state(|state| {
             let fleet = state.catalog().fleet();
-            let place = (murmur2(group.as_bytes()) as u32 as usize) % fleet.data_journals().count().max(1);
-            fleet
-                .data_journals()
-                .nth(place)
-                .map(|(id, _)| id)
-                .ok_or_else(|| Error::unavailable("the hub has no data journals yet"))
+            let mut journals = fleet.group_journals();
+            let place = (murmur2(group.as_bytes()) as u32 as usize) % journals.len().max(1);
+            journals.nth(place).ok_or_else(|| Error::unavailable("the hub has no data journals yet"))
         })
     }
 }

@@ -8,6 +8,7 @@ mod append;
 mod error;
 mod fetch;
 mod groups;
+mod homes;
 mod hosted;
 mod offsets;
 mod open;
@@ -17,6 +18,7 @@ mod routes;
 mod statistics;
 mod topics;
 mod types;
+mod whole;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +58,7 @@ pub use types::{
     Append, Appended, Deleted, Fetch, FetchPart, Fetched, GroupOffset, Located, Marks, PartitionNumbers, PartitionRef, Position,
     ProducerIdentity, TopicDescription,
 };
+pub(crate) use whole::named;
 
 /// A cheap handle on a hub's broker; clones share it.
 #[derive(Clone)]
@@ -205,7 +208,7 @@ impl Hub {
 
     /// Hands a unit to a journal, wherever it is led.
     pub(crate) async fn submit_unit(&self, journal: JournalId, unit: Unit) -> Result<Pending, Error> {
-        self.inner.submit(journal, unit).await
+        self.inner.submit(journal, unit, None).await
     }
 
     /// Proposes a unit of one operation, wherever its journal is led, and waits for its outcome.
@@ -310,6 +313,10 @@ pub(crate) fn refused(refusal: Refusal) -> Error {
     let text = refusal.to_string();
     match refusal {
         Refusal::UnknownPartition { .. } | Refusal::StaleGeneration { .. } => Error::unavailable(text),
+        // The next home is open within some milliseconds.
+        Refusal::PartitionSealed { .. } => {
+            Error::NotLeader { problem: text, endpoint: None, retry_after: Duration::from_millis(5) }
+        }
         Refusal::BadBatch { .. } => Error::InvalidBatch { field: "batches".to_owned(), problem: text },
         Refusal::OutOfSequence { expected, got, .. } => Error::OutOfSequence { expected: expected.0, got: got.0 },
         Refusal::ProducerFenced { current, .. } => Error::ProducerFenced { current },

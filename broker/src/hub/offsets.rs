@@ -17,10 +17,37 @@ impl Hub {
     pub async fn locate(&self, at: &PartitionRef, position: Position) -> Result<Located, Error> {
         let route = self.inner.routes.route(at)?;
         self.check_epoch(&route, at.leader_epoch)?;
-        if self.is_elsewhere(&route) {
-            return self.locate_elsewhere(&route, position).await;
+        if route.older().is_empty() {
+            return self.locate_home(&route, position).await;
         }
-        self.locate_route(&route, position).await
+        let marks = self.marks_at(at).await?;
+        let plain = |offset| Located { offset, timestamp: None, epoch: marks.epoch };
+        match position {
+            Position::Earliest => return Ok(plain(marks.log_start)),
+            Position::Latest => return Ok(plain(marks.high_watermark)),
+            Position::Offset(offset) => return within_log(offset, &marks).map(|()| plain(offset)),
+            Position::Timestamp(_) => {}
+        }
+        for home in route.older() {
+            let located = self.locate_home(&route.in_home(home), position).await?;
+            if located.timestamp.is_some() {
+                return Ok(located);
+            }
+        }
+        self.locate_home(&route, position).await
+    }
+
+    async fn locate_home(&self, route: &Route, position: Position) -> Result<Located, Error> {
+        if self.is_elsewhere(route) {
+            return self.locate_elsewhere(route, position).await;
+        }
+        // A replica that lags would call an end what is none.
+        if self.is_behind_another(route)
+            && let Ok(located) = self.locate_elsewhere(route, position).await
+        {
+            return Ok(located);
+        }
+        self.locate_route(route, position).await
     }
 
     /// As [`Hub::locate`], in the replica that this broker holds.

@@ -144,6 +144,8 @@ impl Hub {
         if !inner.is_alone() {
             tasks.push(threads.task("fleet", Box::pin(fleet::keep(self.clone()))));
             tasks.push(threads.task("placement", Box::pin(fleet::place(Arc::clone(inner)))));
+        } else {
+            tasks.push(threads.task("moves", Box::pin(fleet::move_alone(Arc::clone(inner)))));
         }
     }
 }

@@ -68,9 +68,20 @@ impl Hub {
 
     /// The marks of a partition, wherever it is.
     pub(crate) async fn marks_anywhere(&self, route: &Route) -> Result<Marks, Error> {
+        let marks = self.home_marks_anywhere(route).await?;
+        Ok(self.with_older(route, marks).await)
+    }
+
+    /// The marks of one home, wherever it is.
+    pub(crate) async fn home_marks_anywhere(&self, route: &Route) -> Result<Marks, Error> {
         if !self.is_elsewhere(route) {
             return self.marks(route);
         }
+        self.marks_elsewhere(route).await
+    }
+
+    /// The marks of one home, by the broker that leads it.
+    pub(crate) async fn marks_elsewhere(&self, route: &Route) -> Result<Marks, Error> {
         let told = self.inner.ask_read(route, What::Range(wired::Range { from: -1, max_bytes: 0 })).await?;
         Ok(marks_in(told.marks.as_ref()))
     }
@@ -137,7 +148,7 @@ impl Inner {
     }
 }
 
-fn marks_out(marks: &Marks) -> wired::Marks {
+pub(super) fn marks_out(marks: &Marks) -> wired::Marks {
     wired::Marks {
         high_watermark: marks.high_watermark.0,
         log_start: marks.log_start.0,
@@ -146,7 +157,7 @@ fn marks_out(marks: &Marks) -> wired::Marks {
     }
 }
 
-fn marks_in(marks: Option<&wired::Marks>) -> Marks {
+pub(super) fn marks_in(marks: Option<&wired::Marks>) -> Marks {
     let marks = marks.copied().unwrap_or_default();
     Marks {
         high_watermark: Offset(marks.high_watermark),

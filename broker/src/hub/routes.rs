@@ -8,10 +8,20 @@ use parking_lot::RwLock;
 use tidegate_journal::Journal;
 use tidegate_journal::entry::{BoundObject, Management};
 use tidegate_journal::state::{self, Catalog};
-use tidegate_model::{JournalId, PartitionId, TimestampMs, TopicPartition, TopicSettings, TopicUid};
+use tidegate_model::{JournalId, Offset, PartitionId, TimestampMs, TopicPartition, TopicSettings, TopicUid};
+use tokio::sync::watch;
 
 use super::types::{Deleted, TopicDescription};
 use super::{Error, PartitionRef};
+
+/// A journal that holds older records of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OlderHome {
+    pub(crate) journal: JournalId,
+    pub(crate) first: Offset,
+    /// One past its last offset.
+    pub(crate) end: Offset,
+}
 
 /// A living topic.
 #[derive(Debug)]
@@ -26,6 +36,8 @@ pub(crate) struct Topic {
     pub(crate) created: TimestampMs,
     /// The present journal of each partition.
     pub(crate) journals: Vec<JournalId>,
+    /// Where the older records of partitions are that have moved, oldest first.
+    pub(crate) older: BTreeMap<PartitionId, Vec<OlderHome>>,
 }
 
 impl Topic {
@@ -60,6 +72,23 @@ pub(crate) struct Route {
     pub(crate) journal: JournalId,
 }
 
+impl Route {
+    /// Where the partition's older records are, oldest first.
+    pub(crate) fn older(&self) -> &[OlderHome] {
+        self.topic.older.get(&self.at.partition).map_or(&[], Vec::as_slice)
+    }
+
+    /// The home that holds an offset, where it is an older one.
+    pub(crate) fn older_home(&self, offset: Offset) -> Option<Route> {
+        self.older().iter().find(|home| offset < home.end).map(|home| self.in_home(home))
+    }
+
+    /// The same partition in an older home.
+    pub(crate) fn in_home(&self, home: &OlderHome) -> Route {
+        Route { journal: home.journal, ..self.clone() }
+    }
+}
+
 /// The living topics at one revision of the catalog.
 #[derive(Debug, Default)]
 pub(crate) struct View {
@@ -74,6 +103,8 @@ pub(crate) struct Routes {
     view: RwLock<Arc<View>>,
     /// The catalog of a broker among others, which may lag behind what they have acknowledged.
     catalog: OnceLock<Journal>,
+    /// Counts the times that partitions moved.
+    moved: watch::Sender<u64>,
 }
 
 impl Routes {
@@ -103,9 +134,11 @@ impl Routes {
             return;
         }
         let mut view = View { revision: catalog.revision(), ..View::default() };
+        let mut moved = false;
         for topic in catalog.topics().filter(|topic| topic.tombstone.is_none()) {
             let known = before.by_uid.get(&topic.uid).filter(|known| known.revision == topic.revision);
             let shared = known.map_or_else(|| Arc::new(read(topic)), Arc::clone);
+            moved |= before.by_uid.get(&topic.uid).is_some_and(|known| !shared.journals.starts_with(&known.journals));
             view.by_name.insert(Arc::clone(&shared.name), Arc::clone(&shared));
             view.by_uid.insert(topic.uid, shared);
         }
@@ -113,6 +146,15 @@ impl Routes {
         if place.revision < view.revision {
             *place = Arc::new(view);
         }
+        drop(place);
+        if moved {
+            self.moved.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Wakes when partitions have moved to other journals: whoever waits for records of them looks at the new ones.
+    pub(crate) fn moves(&self) -> watch::Receiver<u64> {
+        self.moved.subscribe()
     }
 
     /// A living topic by name, checked against the uid that the caller expects.
@@ -153,8 +195,20 @@ fn read(topic: &state::Topic) -> Topic {
         bound: topic.bound.clone(),
         detached: topic.is_detached(),
         created: topic.created,
-        journals: topic.homes.iter().map(|homes| homes.last().map_or(JournalId::CATALOG, |home| home.journal)).collect(),
+        journals: topic.current_homes().map(|(_, home)| home.journal).collect(),
+        older: topic.homes.iter().zip(0..).filter_map(|(homes, number)| Some((PartitionId(number), older(homes)?))).collect(),
     }
+}
+
+fn older(homes: &[state::Home]) -> Option<Vec<OlderHome>> {
+    let homes = || homes.iter().filter(|home| !home.is_pending());
+    let pairs = homes().zip(homes().skip(1));
+    let older = |(home, next): (&state::Home, &state::Home)| OlderHome {
+        journal: home.journal,
+        first: home.first_offset,
+        end: next.first_offset,
+    };
+    Some(pairs.map(older).collect::<Vec<_>>()).filter(|older| !older.is_empty())
 }
 
 /// The settings that the catalog keeps as text. What a newer build wrote and this one cannot read counts as the defaults with the right

@@ -112,14 +112,15 @@ impl Hub {
         }
     }
 
-    /// Numbers of topics: of those named (unknown ones are left out), or of all, by name.
-    pub fn topic_statistics(&self, uids: &[TopicUid]) -> Vec<TopicStatistics> {
+    /// Numbers of topics: of those named (unknown ones are left out), or of all, by name. Of partitions that are not at hand, those given.
+    pub(crate) fn topic_statistics(&self, uids: &[TopicUid], elsewhere: &super::whole::Numbers) -> Vec<TopicStatistics> {
         let view = self.inner.routes.view();
         let now = self.now();
         let wanted = view.by_name.values().filter(|topic| uids.is_empty() || uids.contains(&topic.uid));
         wanted
             .map(|topic| {
-                let partitions: Vec<_> = topic.partitions().filter_map(|(at, journal)| self.numbers(at, journal).ok()).collect();
+                let known = |(at, journal)| elsewhere.get(&at).copied().or_else(|| self.numbers(at, journal).ok());
+                let partitions: Vec<_> = topic.partitions().filter_map(known).collect();
                 TopicStatistics {
                     uid: topic.uid,
                     name: topic.name.to_string(),
@@ -147,7 +148,9 @@ impl Hub {
                 oldest_local: partition.tail().untiered().next().map(|item| item.appended),
             })
         });
-        numbers.ok_or_else(|| Error::unavailable(format!("partition {at} is not open yet")))
+        let mut numbers = numbers.ok_or_else(|| Error::unavailable(format!("partition {at} is not open yet")))?;
+        self.add_older(at, &mut numbers);
+        Ok(numbers)
     }
 
     /// Tier objects that the journals' states refer to (those that manifests list apart), and those being uploaded or deleted.

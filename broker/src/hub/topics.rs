@@ -8,7 +8,7 @@ use tidegate_model::{JournalId, Offset, TimestampMs, TopicName, TopicSettings, T
 use tokio::sync::watch;
 
 use super::routes::{self, Topic};
-use super::types::{PartitionNumbers, TopicDescription};
+use super::types::TopicDescription;
 use super::{Error, Hub};
 
 /// How long a change may take to come to the broker that asked for it.
@@ -206,7 +206,7 @@ impl Hub {
             .ok_or_else(|| self.inner.routes.unknown(uid.to_string()))
     }
 
-    fn topic_by_uid(&self, uid: TopicUid) -> Result<std::sync::Arc<Topic>, Error> {
+    pub(super) fn topic_by_uid(&self, uid: TopicUid) -> Result<std::sync::Arc<Topic>, Error> {
         let view = self.inner.routes.view();
         view.by_uid.get(&uid).cloned().ok_or_else(|| self.inner.routes.unknown(uid.to_string()))
     }
@@ -231,12 +231,6 @@ impl Hub {
             topics.pop();
         }
         topics
-    }
-
-    /// Numbers of a topic's partitions, in order.
-    pub fn partition_numbers(&self, uid: TopicUid) -> Result<Vec<PartitionNumbers>, Error> {
-        let topic = self.topic_by_uid(uid)?;
-        topic.partitions().map(|(at, journal)| self.numbers(at, journal)).collect()
     }
 
     /// Changes after a revision of the catalog, and the revision up to which they go.
@@ -302,13 +296,11 @@ impl Hub {
     pub(crate) async fn open_partitions(&self, only: Option<TopicUid>) -> Result<(), Error> {
         let homes: Vec<_> = self.inner.catalog.read_state(|state| {
             let topics = state.catalog().topics().filter(|topic| only.is_none_or(|uid| topic.uid == uid));
-            let partitions =
-                topics.flat_map(|topic| topic.homes.iter().zip(0..).map(move |(homes, number)| (topic.uid, number, homes)));
-            partitions.filter_map(|(uid, number, homes)| homes.last().map(|home| (uid, number, *home))).collect()
+            topics.flat_map(|topic| topic.current_homes().map(move |(number, home)| (topic.uid, number, *home))).collect()
         });
         let mut waiting = Vec::new();
         for (topic, number, home) in homes {
-            let at = tidegate_model::TopicPartition { topic, partition: tidegate_model::PartitionId(number) };
+            let at = tidegate_model::TopicPartition { topic, partition: number };
             // What is held elsewhere is opened again: that changes nothing.
             let hosted = self.journal(home.journal);
             let led = hosted.as_ref().is_ok_and(|journal| journal.leadership().borrow().is_self);

@@ -34,6 +34,11 @@ pub(crate) async fn run(args: ClusterArgs) -> Result<()> {
             set(broker, ClusterBrokerState::Retired).await?;
             said(output, &format!("broker {broker} is retired for good"));
         }
+        ClusterCommand::Move { topic, partition, to } => {
+            let request = wire::MovePartitionRequest { topic: topic.clone(), partition, journal: to };
+            client.move_partition(request).await.map_err(CommandError::from)?;
+            said(output, &format!("partition {partition} of {topic} lives in journal {to}"));
+        }
         ClusterCommand::Replicas { factor } => {
             let request = wire::SetReplicationFactorRequest { replication_factor: factor };
             client.set_replication_factor(request).await.map_err(CommandError::from)?;
@@ -90,13 +95,16 @@ fn as_json(hub: &wire::DescribeClusterResponse) -> serde_json::Value {
     json!({
         "replicationFactor": hub.replication_factor,
         "underReplicatedJournals": under_replicated(hub),
+        "partitionsMoving": hub.partitions_moving,
+        "replicasMoving": hub.replicas_moving,
         "brokers": hub.brokers.iter().map(broker).collect::<Vec<_>>(),
         "journals": hub.journals.iter().map(journal).collect::<Vec<_>>(),
     })
 }
 
 fn as_table(hub: &wire::DescribeClusterResponse) {
-    outln!("replication factor {}, {} journals with fewer voters in sync\n", hub.replication_factor, under_replicated(hub));
+    outln!("replication factor {}, {} journals with fewer voters in sync", hub.replication_factor, under_replicated(hub));
+    outln!("on their way: {} replicas, {} partitions\n", hub.replicas_moving, hub.partitions_moving);
     outln!("{:<8}{:<10}{:<12}{:<10}{:<8}{:<8}{}", "BROKER", "STATE", "HEARD", "REPLICAS", "LEADS", "ZONE", "CLIENTS");
     for broker in &hub.brokers {
         let heard = broker.silent_ms.map_or_else(|| "-".to_owned(), |ms| format!("{:.1} s", ms as f64 / 1000.0));

@@ -34,6 +34,9 @@ use crate::{Backoff, Error, Result};
 /// How long a hub that refuses a sequence is asked whether it has stored what lies behind the gap.
 pub(super) const ASK_FOR: Duration = Duration::from_secs(5);
 
+/// Refusals in a row after which a hub's word that another broker leads soon is not taken for quick any more.
+const QUICK_TRIES: u32 = 8;
+
 /// A batch and its fate.
 pub(super) type Decided = (Batch, Result<Appended>);
 
@@ -196,7 +199,13 @@ impl Lane {
             self.pending.push_front(batch);
         }
         self.refusals_in_a_row = self.refusals_in_a_row.saturating_add(1);
-        let delay = failure.retry_after.unwrap_or_default().max(backoff.delay(self.refusals_in_a_row));
+        let delay = match failure.retry_after {
+            // A partition that moves, or has just moved: the hub knows how long that takes.
+            Some(after) if failure.reason == Reason::NotLeader && self.refusals_in_a_row <= QUICK_TRIES => {
+                after.max(Duration::from_millis(1))
+            }
+            after => after.unwrap_or_default().max(backoff.delay(self.refusals_in_a_row)),
+        };
         match remedy(&failure, self.idempotent) {
             Remedy::Retry => self.ready_at = Some(now + delay),
             Remedy::NewSequence => {

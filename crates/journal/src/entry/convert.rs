@@ -5,6 +5,7 @@ use tidegate_model::{BrokerId, JournalId, LeaderEpoch, Offset, PartitionId, Time
 use uuid::Uuid;
 
 use super::codec::DecodeError;
+use super::sealed::{sealed_in, sealed_out};
 use super::wire::{self, OperationKind, PreconditionKind};
 use super::{
     BoundObject, BrokerState, Management, ManifestRef, ObjectInfo, OffsetCommit, Operation, Precondition, ProducerLimits,
@@ -227,6 +228,14 @@ fn data_out(operation: &Operation) -> Option<OperationKind> {
         Operation::ClosePartition { at, generation } => {
             OperationKind::ClosePartition(wire::ClosePartition { at: at_out(*at), generation: *generation })
         }
+        Operation::SealPartition { at, generation } => {
+            OperationKind::SealPartition(wire::ClosePartition { at: at_out(*at), generation: *generation })
+        }
+        Operation::AdoptPartition { at, generation, sealed } => OperationKind::AdoptPartition(wire::AdoptPartition {
+            at: at_out(*at),
+            generation: *generation,
+            sealed: sealed_out(sealed),
+        }),
         Operation::Append { at, batch, window } => {
             let length = u32::try_from(batch.len()).unwrap_or(u32::MAX);
             OperationKind::Append(wire::Append { at: at_out(*at), length, window: u32::from(*window) })
@@ -301,6 +310,13 @@ fn catalog_out(operation: &Operation) -> Option<OperationKind> {
 
 fn fleet_out(operation: &Operation) -> Option<OperationKind> {
     Some(match operation {
+        Operation::BeginMove { at, to } => OperationKind::BeginMove(wire::BeginMove { at: at_out(*at), to: to.0 }),
+        Operation::FinishMove { at, generation, first_offset } => {
+            OperationKind::FinishMove(wire::FinishMove { at: at_out(*at), generation: *generation, first_offset: first_offset.0 })
+        }
+        Operation::DropHome { at, generation } => {
+            OperationKind::DropHome(wire::ClosePartition { at: at_out(*at), generation: *generation })
+        }
         Operation::RegisterBroker { broker, incarnation, replaces, addresses, zone, node } => {
             let address =
                 |(listener, address): &(String, String)| wire::Address { listener: listener.clone(), address: address.clone() };
@@ -387,6 +403,12 @@ fn data_in(kind: OperationKind) -> Result<Undecided, DecodeError> {
             limits: ProducerLimits { producers: wire.producers, expire_ms: wire.expire_ms },
         },
         OperationKind::ClosePartition(wire) => Operation::ClosePartition { at: at_in(&wire.at), generation: wire.generation },
+        OperationKind::SealPartition(wire) => Operation::SealPartition { at: at_in(&wire.at), generation: wire.generation },
+        OperationKind::AdoptPartition(wire) => Operation::AdoptPartition {
+            at: at_in(&wire.at),
+            generation: wire.generation,
+            sealed: Box::new(sealed_in(wire.sealed)?),
+        },
         OperationKind::CommitOffsets(wire) => {
             Operation::CommitOffsets { group: wire.group, offsets: wire.offsets.into_iter().map(commit_in).collect() }
         }
@@ -467,6 +489,11 @@ fn catalog_in(kind: OperationKind) -> Result<Operation, DecodeError> {
         OperationKind::InitNamedProducer(wire) => {
             Operation::InitNamedProducer { name: wire.name, window: window_in(wire.window)?, expire_ms: wire.expire_ms }
         }
+        OperationKind::BeginMove(wire) => Operation::BeginMove { at: at_in(&wire.at), to: JournalId(wire.to) },
+        OperationKind::FinishMove(wire) => {
+            Operation::FinishMove { at: at_in(&wire.at), generation: wire.generation, first_offset: Offset(wire.first_offset) }
+        }
+        OperationKind::DropHome(wire) => Operation::DropHome { at: at_in(&wire.at), generation: wire.generation },
         OperationKind::SetOperatorEpoch(wire) => Operation::SetOperatorEpoch { epoch: wire.epoch },
         _ => return Err(DecodeError::Unknown { what: "operation" }),
     })

@@ -5,9 +5,11 @@
 
 mod codec;
 pub(crate) mod convert;
+mod moves_wire;
 mod operation;
 mod outcome;
 mod refusal;
+mod sealed;
 pub(crate) mod wire;
 
 #[cfg(test)]
@@ -21,3 +23,4 @@ pub use operation::{
 };
 pub use outcome::{Appended, Outcome, Outcomes, UnitOutcome};
 pub use refusal::Refusal;
+pub use sealed::{CarriedBatch, CarriedProducer, Sealed};

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use tidegate_model::{BrokerId, JournalId, LeaderEpoch, Offset, TimestampMs, TopicPartition, TopicUid};
 use uuid::Uuid;
 
+use super::Sealed;
+
 /// Key of an object in the object store. Never used twice.
 pub type ObjectKey = Arc<str>;
 
@@ -257,6 +259,23 @@ pub enum Operation {
         /// Which home is closed.
         generation: u32,
     },
+    /// Takes no more records for a partition here, because it moves to another journal. What it holds stays and can be read. Done again it answers the
+    /// same end.
+    SealPartition {
+        /// The partition.
+        at: TopicPartition,
+        /// The generation that is open.
+        generation: u32,
+    },
+    /// Opens a partition that another journal sealed, where that ended. Done again with the same generation it does nothing.
+    AdoptPartition {
+        /// The partition.
+        at: TopicPartition,
+        /// Which of the catalog's homes of the partition this is; above that of the sealed one.
+        generation: u32,
+        /// What the sealing came to.
+        sealed: Box<Sealed>,
+    },
     /// Appends one validated batch.
     Append {
         /// Where to.
@@ -368,6 +387,29 @@ pub enum Operation {
         config: TopicConfig,
         /// The journal of each added partition; empty lets the catalog choose.
         journals: Vec<JournalId>,
+    },
+    /// Catalog: a partition shall move to another journal, which must hold nothing of it. Done again it does nothing.
+    BeginMove {
+        /// The partition.
+        at: TopicPartition,
+        /// The journal that it moves to.
+        to: JournalId,
+    },
+    /// Catalog: the partition lives in the journal that it was moving to. Done again it does nothing.
+    FinishMove {
+        /// The partition.
+        at: TopicPartition,
+        /// The home's generation.
+        generation: u32,
+        /// Offset of the first record there.
+        first_offset: Offset,
+    },
+    /// Catalog: the oldest of several homes of a partition holds nothing of it any more.
+    DropHome {
+        /// The partition.
+        at: TopicPartition,
+        /// The home's generation.
+        generation: u32,
     },
     /// Catalog: leaves a tombstone in the topic's place. Its name is free at once.
     DeleteTopic {

@@ -2,7 +2,7 @@
 
 use tidegate_model::{JournalId, LeaderEpoch, Offset, ProducerEpoch, ProducerId, TimestampMs, TopicUid};
 
-use super::Refusal;
+use super::{Refusal, Sealed};
 
 /// The answer to one unit, known once its entry is applied.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,6 +95,8 @@ pub enum Outcome {
         /// Its id in the journal's Raft group.
         id: u64,
     },
+    /// A partition takes no more records here: what its next home goes on from.
+    Sealed(Box<Sealed>),
     /// The partition's log start after a trim.
     Trimmed {
         /// The log start.

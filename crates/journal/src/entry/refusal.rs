@@ -26,6 +26,12 @@ pub enum Refusal {
         /// The one that is open.
         current: u32,
     },
+    /// The partition moves, or has moved, to another journal.
+    #[error("partition {at} goes on in another journal: look its home up in the catalog again")]
+    PartitionSealed {
+        /// The partition.
+        at: TopicPartition,
+    },
     /// The bytes of an append are no record batch.
     #[error("the batch for {at} is not a record batch of format 2: {problem}")]
     BadBatch {

@@ -4,6 +4,8 @@
 
 use prost::{Message, Oneof};
 
+pub(crate) use super::moves_wire::*;
+
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Uid {
     #[prost(fixed64, tag = "1")]
@@ -199,7 +201,7 @@ pub(crate) struct OperatorEpoch {
 pub(crate) struct Operation {
     #[prost(
         oneof = "OperationKind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49"
     )]
     pub(crate) kind: Option<OperationKind>,
 }
@@ -236,6 +238,10 @@ pub(crate) enum OperationKind {
     Release(Release),
     #[prost(message, tag = "15")]
     SetFeatureLevel(SetFeatureLevel),
+    #[prost(message, tag = "16")]
+    SealPartition(ClosePartition),
+    #[prost(message, tag = "17")]
+    AdoptPartition(AdoptPartition),
     #[prost(message, tag = "32")]
     CreateTopic(CreateTopic),
     #[prost(message, tag = "33")]
@@ -266,6 +272,12 @@ pub(crate) enum OperationKind {
     RemoveReplica(RemoveReplica),
     #[prost(message, tag = "46")]
     SetReplicationFactor(SetReplicationFactor),
+    #[prost(message, tag = "47")]
+    BeginMove(BeginMove),
+    #[prost(message, tag = "48")]
+    FinishMove(FinishMove),
+    #[prost(message, tag = "49")]
+    DropHome(ClosePartition),
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -63,6 +63,9 @@ pub(super) fn cost(unit: &Unit) -> usize {
         Operation::Tier { ranges, .. } => 128 * ranges.len(),
         Operation::CommitOffsets { offsets, .. } => offsets.iter().map(|offset| 64 + offset.metadata.len()).sum(),
         Operation::CreateTopic { config, .. } | Operation::AlterTopic { config, .. } => 128 + config.settings.len(),
+        Operation::AdoptPartition { sealed, .. } => {
+            64 + sealed.producers.iter().map(|producer| 64 + 32 * producer.batches.len()).sum::<usize>()
+        }
         Operation::Replace { old, .. } => 256 * (1 + old.len()),
         _ => 64,
     });

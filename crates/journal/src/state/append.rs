@@ -74,7 +74,7 @@ impl State {
     }
 
     /// Puts new producers into the queue of those to be forgotten some day, and makes room for them.
-    fn welcome(&mut self, at: TopicPartition, fresh: &[ProducerId]) {
+    pub(crate) fn welcome(&mut self, at: TopicPartition, fresh: &[ProducerId]) {
         let Some(partition) = self.partitions.get_mut(&at).filter(|_| !fresh.is_empty()) else {
             return;
         };

@@ -144,6 +144,7 @@ fn partition_out(at: TopicPartition, partition: &PartitionState) -> wire::Partit
         forgotten: partition.forgotten.0,
         pieces: partition.pieces.iter().map(piece).collect(),
         tail: partition.tail.items().map(tail_item).collect(),
+        sealed: partition.sealed,
     }
 }
 
@@ -151,6 +152,7 @@ fn partition_in(wire: wire::Partition) -> Result<(TopicPartition, PartitionState
     let limits = ProducerLimits { producers: wire.most_producers, expire_ms: wire.expire_ms };
     let log_start = Offset(if bugs::on(Bug::ResetLogStart) { 0 } else { wire.log_start });
     let mut partition = PartitionState::new(wire.generation, log_start, LeaderEpoch(wire.epoch), limits);
+    partition.sealed = wire.sealed;
     partition.high_watermark = Offset(wire.high_watermark);
     partition.tiered_end = Offset(wire.tiered_end);
     partition.forgotten = ProducerId(wire.forgotten);
@@ -291,6 +293,7 @@ fn catalog_out(catalog: &Catalog) -> wire::Catalog {
         operator_epoch: catalog.operator_epoch,
         replication_factor: catalog.fleet.replication_factor,
         fleet_revision: catalog.fleet.revision,
+        group_journals: catalog.fleet.group_journals,
     }
 }
 
@@ -375,6 +378,7 @@ fn catalog_in(wire: wire::Catalog) -> Result<Catalog, StateDecodeError> {
             journals: wire.journals.into_iter().map(journal_in).collect(),
             replication_factor: wire.replication_factor,
             revision: wire.fleet_revision,
+            group_journals: wire.group_journals,
         },
         named: wire.named.into_iter().map(named).collect::<Result<_, _>>()?,
         next_producer_id: wire.next_producer_id,

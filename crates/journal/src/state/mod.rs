@@ -12,6 +12,7 @@ mod checkpoint;
 mod groups;
 mod index;
 mod invariants;
+mod moving;
 mod partition;
 mod producers;
 mod replace;
@@ -23,6 +24,8 @@ mod wire;
 
 #[cfg(test)]
 mod fleet_tests;
+#[cfg(test)]
+mod moving_tests;
 #[cfg(test)]
 mod property_tests;
 #[cfg(test)]
@@ -38,12 +41,13 @@ use index::Index;
 
 pub use append::MOST_PRODUCERS;
 pub use catalog::{
-    Broker, Catalog, Changes, Fleet, GREATEST_REPLICATION_FACTOR, Home, JournalInfo, MOST_NAMED_PRODUCERS, MOST_PARTITIONS,
-    MOST_PRODUCER_IDS, NamedProducer, Replica, Tombstone, Topic,
+    Broker, Catalog, Changes, Fleet, GREATEST_REPLICATION_FACTOR, Home, JournalInfo, MOST_HOMES, MOST_NAMED_PRODUCERS,
+    MOST_PARTITIONS, MOST_PRODUCER_IDS, NamedProducer, Replica, Tombstone, Topic,
 };
 pub use checkpoint::{CHECKPOINT_VERSION, StateDecodeError};
 pub use groups::{Committed, Group, METADATA_BYTES, NAME_BYTES};
 pub use index::FOLD_ABOVE;
+pub use moving::CARRIED_BYTES;
 pub use partition::{EpochStart, PartitionState, TierPiece};
 pub use producers::{DEFAULT_WINDOW, GREATEST_WINDOW, ProducerState};
 pub use salvage::Lost;
@@ -147,7 +151,7 @@ impl State {
         assert!(at.index > self.applied.index, "entry {at:?} was applied before: {:?}", self.applied);
         assert!(at.term >= self.applied.term, "terms never fall: {at:?} after {:?}", self.applied);
         if at.term > self.applied.term {
-            for partition in self.partitions.values_mut() {
+            for partition in self.partitions.values_mut().filter(|partition| !partition.sealed) {
                 partition.epoch = LeaderEpoch(partition.epoch.0.saturating_add(1));
             }
         }

@@ -84,6 +84,7 @@ pub(crate) struct Place {
 #[derive(Clone, Debug, PartialEq)]
 pub struct PartitionState {
     pub(crate) generation: u32,
+    pub(crate) sealed: bool,
     pub(crate) limits: ProducerLimits,
     pub(crate) log_start: Offset,
     pub(crate) high_watermark: Offset,
@@ -104,6 +105,7 @@ impl PartitionState {
         let forgotten = if first_offset.0 > 0 { ProducerId(i64::MAX) } else { ProducerId(-1) };
         PartitionState {
             generation,
+            sealed: false,
             limits,
             log_start: first_offset,
             high_watermark: first_offset,
@@ -220,6 +222,9 @@ impl PartitionState {
     pub(crate) fn judge(&self, at: TopicPartition, batch: &Batch) -> Result<Verdict, Refusal> {
         if self.high_watermark.0.checked_add(i64::from(batch.records)).is_none() {
             return Err(Refusal::BadBatch { at, problem: "the partition has no offsets left for it" });
+        }
+        if self.sealed {
+            return Err(Refusal::PartitionSealed { at });
         }
         let Some(sender) = &batch.sender else {
             return Ok(Verdict::Append);

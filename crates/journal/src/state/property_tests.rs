@@ -225,7 +225,7 @@ impl World {
 
     fn operation(&mut self) -> Operation {
         let at = self.any_partition();
-        match self.dice.roll(34) {
+        match self.dice.roll(36) {
             0..=11 => self.append(),
             12 | 13 => Operation::Intend { key: self.fresh_key() },
             14..=16 => self.tier(),
@@ -255,6 +255,7 @@ impl World {
                 let commit = OffsetCommit { at, offset, leader_epoch: LeaderEpoch(1), metadata: "m".to_owned() };
                 Operation::CommitOffsets { group: format!("group-{}", self.dice.roll(3)), offsets: vec![commit] }
             }
+            30 => Operation::SealPartition { at, generation: *self.generation.get(&at).unwrap_or(&0) },
             29 => Operation::DeleteOffsets {
                 group: format!("group-{}", self.dice.roll(3)),
                 partitions: vec![at],

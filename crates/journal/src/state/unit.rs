@@ -143,6 +143,8 @@ impl State {
             Operation::OpenPartition { at, generation, first_offset, first_epoch, limits } => {
                 self.check_open(*at, *generation, *first_offset, *first_epoch, limits)
             }
+            Operation::SealPartition { at, generation } => self.check_seal(*at, *generation),
+            Operation::AdoptPartition { at, generation, sealed } => self.check_adopt(*at, *generation, sealed),
             Operation::CommitOffsets { group, offsets } => check_commit(group, offsets),
             Operation::DeleteOffsets { group, .. } | Operation::DeleteGroup { group } => check_name("group", group),
             Operation::Intend { key } => self.objects.check_fresh(key),
@@ -194,11 +196,16 @@ impl State {
                 catalog.check_named_producer(name, *window, *expire_ms, self.time)
             }
             Operation::SetOperatorEpoch { epoch } => catalog.check_operator_epoch(*epoch),
+            Operation::BeginMove { at, to } => catalog.check_begin_move(at.topic, at.partition, *to),
+            Operation::FinishMove { at, generation, first_offset } => {
+                catalog.check_finish_move(at.topic, at.partition, *generation, *first_offset)
+            }
+            Operation::DropHome { at, generation } => catalog.check_drop_home(at.topic, at.partition, *generation),
             _ => Ok(()),
         }
     }
 
-    fn check_open(
+    pub(crate) fn check_open(
         &self,
         at: TopicPartition,
         given: u32,
@@ -260,6 +267,8 @@ impl State {
                 applied.changed.push(*at);
             }
             Operation::ClosePartition { at, generation } => self.close(*at, *generation, applied),
+            Operation::SealPartition { at, .. } => return self.seal(*at, applied),
+            Operation::AdoptPartition { at, generation, sealed } => self.adopt(*at, *generation, sealed, applied),
             Operation::CommitOffsets { group, offsets } => {
                 self.groups.entry(group.clone()).or_default().commit(offsets, self.time);
             }
@@ -314,6 +323,11 @@ impl State {
             Operation::UndeleteTopic { uid } => catalog.undelete(*uid, now),
             Operation::ForgetTopic { uid } => catalog.forget(*uid),
             Operation::BindTopic { uid, object, management, .. } => catalog.bind(*uid, object.as_ref(), *management, now),
+            Operation::BeginMove { at, to } => catalog.begin_move(at.topic, at.partition, *to),
+            Operation::FinishMove { at, generation, first_offset } => {
+                catalog.finish_move(at.topic, at.partition, *generation, *first_offset, now)
+            }
+            Operation::DropHome { at, generation } => catalog.drop_home(at.topic, at.partition, *generation, now),
             operation if is_of_fleet(operation) => catalog.fleet.perform(operation, now),
             Operation::AllocateProducerIds { count } => catalog.allocate_producer_ids(*count),
             Operation::InitNamedProducer { name, window, expire_ms } => {
@@ -430,7 +444,14 @@ fn check_conflicts(unit: &Unit) -> Result<(), (u32, Refusal)> {
     let makes_topic = unit.operations.iter().any(|operation| matches!(operation, Operation::CreateTopic { .. }));
     for (number, operation) in unit.operations.iter().enumerate() {
         let conflict = match operation {
-            Operation::OpenPartition { at, .. } | Operation::ClosePartition { at, .. } if appended.contains(at) => "partition",
+            Operation::OpenPartition { at, .. }
+            | Operation::ClosePartition { at, .. }
+            | Operation::SealPartition { at, .. }
+            | Operation::AdoptPartition { at, .. }
+                if appended.contains(at) =>
+            {
+                "partition"
+            }
             Operation::UndeleteTopic { .. } if makes_topic => "topic name",
             Operation::Replace { new: Replacement::Rewritten(ranges), .. }
                 if ranges.first().is_some_and(|range| taken.contains(&Subject::Key(&range.object.key))) =>
@@ -447,8 +468,13 @@ fn check_conflicts(unit: &Unit) -> Result<(), (u32, Refusal)> {
 fn subjects(operation: &Operation) -> Vec<Subject<'_>> {
     match operation {
         Operation::Append { .. } => vec![],
-        Operation::OpenPartition { at, .. } | Operation::ClosePartition { at, .. } | Operation::Trim { at, .. } => {
-            vec![Subject::Partition(*at)]
+        Operation::OpenPartition { at, .. }
+        | Operation::ClosePartition { at, .. }
+        | Operation::SealPartition { at, .. }
+        | Operation::AdoptPartition { at, .. }
+        | Operation::Trim { at, .. } => vec![Subject::Partition(*at)],
+        Operation::BeginMove { at, .. } | Operation::FinishMove { at, .. } | Operation::DropHome { at, .. } => {
+            vec![Subject::Topic(at.topic)]
         }
         Operation::CommitOffsets { group, .. } | Operation::DeleteOffsets { group, .. } | Operation::DeleteGroup { group } => {
             vec![Subject::Group(group)]

@@ -56,6 +56,8 @@ pub(crate) struct Partition {
     pub(crate) pieces: Vec<Piece>,
     #[prost(message, repeated, tag = "13")]
     pub(crate) tail: Vec<TailItem>,
+    #[prost(bool, tag = "14")]
+    pub(crate) sealed: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -201,6 +203,8 @@ pub(crate) struct Catalog {
     pub(crate) replication_factor: u32,
     #[prost(uint64, tag = "11")]
     pub(crate) fleet_revision: u64,
+    #[prost(uint32, tag = "12")]
+    pub(crate) group_journals: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -97,11 +97,13 @@ pub struct Fleet {
     pub(crate) journals: BTreeMap<JournalId, JournalInfo>,
     pub(crate) replication_factor: u32,
     pub(crate) revision: u64,
+    /// How many of the first data journals keep groups' positions; 0: all. A group's journal never changes, however many are added.
+    pub(crate) group_journals: u32,
 }
 
 impl Default for Fleet {
     fn default() -> Self {
-        Fleet { brokers: BTreeMap::new(), journals: BTreeMap::new(), replication_factor: 1, revision: 0 }
+        Fleet { brokers: BTreeMap::new(), journals: BTreeMap::new(), replication_factor: 1, revision: 0, group_journals: 0 }
     }
 }
 
@@ -129,6 +131,13 @@ impl Fleet {
     /// All journals but the catalog.
     pub fn data_journals(&self) -> impl Iterator<Item = (JournalId, &JournalInfo)> {
         self.journals.range(JournalId(1)..).map(|(id, journal)| (*id, journal))
+    }
+
+    /// The journals that keep groups' positions, by which a group's name is hashed. They stay the same when others are added.
+    pub fn group_journals(&self) -> impl ExactSizeIterator<Item = JournalId> {
+        let all = self.journals.range(JournalId(1)..).map(|(id, _)| *id);
+        let count = if self.group_journals == 0 { usize::MAX } else { self.group_journals as usize };
+        all.take(count).collect::<Vec<_>>().into_iter()
     }
 
     pub(crate) fn data_journal(&self, journal: JournalId) -> Option<&JournalInfo> {
@@ -303,6 +312,10 @@ impl Fleet {
     }
 
     fn add_journals(&mut self, count: u32, replicas: &[BrokerId]) -> Outcome {
+        let before = self.data_journals().count() as u32;
+        if self.group_journals == 0 && before > 0 {
+            self.group_journals = before;
+        }
         let first = self.journals.last_key_value().map_or(JournalId::CATALOG, |(last, _)| *last).0 + 1;
         for journal in first..first + count {
             let mut info = JournalInfo::default();

@@ -4,6 +4,7 @@
 //! feed once, at its latest revision.
 
 mod fleet;
+mod homes;
 mod registry;
 mod topics;
 
@@ -15,6 +16,7 @@ use crate::entry::{BoundObject, Management, TopicConfig};
 
 pub(crate) use fleet::is_of_fleet;
 pub use fleet::{Broker, Fleet, GREATEST_REPLICATION_FACTOR, JournalInfo, Replica};
+pub use homes::MOST_HOMES;
 pub use registry::{MOST_NAMED_PRODUCERS, MOST_PRODUCER_IDS};
 pub use topics::MOST_PARTITIONS;
 pub(crate) use topics::{NewTopic, canonical};
@@ -26,8 +28,13 @@ pub struct Home {
     pub journal: JournalId,
     /// Counts the homes of the partition, from 0.
     pub generation: u32,
-    /// Offset of the first record there.
+    /// Offset of the first record there; -1 while the partition is on its way there.
     pub first_offset: Offset,
+}
+
+/// The home that a partition lives in.
+fn current(homes: &[Home]) -> Option<&Home> {
+    homes.iter().rev().find(|home| !home.is_pending())
 }
 
 /// What is left of a deleted topic.
@@ -54,7 +61,7 @@ pub struct Topic {
     pub created: TimestampMs,
     /// When it was last changed, in entry time.
     pub changed: TimestampMs,
-    /// The homes of each partition, oldest first; the last is the current one.
+    /// The homes of each partition, oldest first; the last that is not pending is the current one.
     pub homes: Vec<Vec<Home>>,
     /// The object that manages it.
     pub bound: Option<BoundObject>,
@@ -69,12 +76,12 @@ pub struct Topic {
 impl Topic {
     /// The current home of a partition.
     pub fn home(&self, partition: PartitionId) -> Option<&Home> {
-        usize::try_from(partition.0).ok().and_then(|partition| self.homes.get(partition)).and_then(|homes| homes.last())
+        usize::try_from(partition.0).ok().and_then(|partition| self.homes.get(partition)).and_then(|homes| current(homes))
     }
 
     /// The current homes, by partition.
     pub fn current_homes(&self) -> impl Iterator<Item = (PartitionId, &Home)> {
-        (0..).map(PartitionId).zip(&self.homes).filter_map(|(partition, homes)| Some((partition, homes.last()?)))
+        (0..).map(PartitionId).zip(&self.homes).filter_map(|(partition, homes)| Some((partition, current(homes)?)))
     }
 
     /// Whether the object that managed it has gone.

@@ -251,7 +251,7 @@ impl Catalog {
     }
 
     /// Gives the topic the next revision and moves it to the end of the feed.
-    fn revise(&mut self, uid: TopicUid, now: TimestampMs) -> Outcome {
+    pub(super) fn revise(&mut self, uid: TopicUid, now: TimestampMs) -> Outcome {
         self.revision += 1;
         if let Some(topic) = self.topics.get_mut(&uid) {
             self.changes.remove(&topic.revision);

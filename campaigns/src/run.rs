@@ -288,6 +288,8 @@ pub struct Summary {
     pub acknowledged: u64,
     /// Rounds done.
     pub rounds: u32,
+    /// Acknowledged records that are gone, or are there twice.
+    pub lost_or_doubled: u64,
 }
 
 impl Summary {
@@ -313,6 +315,12 @@ impl Summary {
             run.start.elapsed().as_secs_f64()
         );
         println!("{line}");
-        Summary { line, holds: verdict.holds(), acknowledged: counts.acknowledged, rounds: run.done }
+        Summary {
+            line,
+            holds: verdict.holds(),
+            acknowledged: counts.acknowledged,
+            rounds: run.done,
+            lost_or_doubled: lost + doubled,
+        }
     }
 }

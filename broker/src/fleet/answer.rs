@@ -73,7 +73,7 @@ impl Inner {
                 Ok(Told::Cluster(cluster_out(&self.cluster_status())))
             }
             Ask::Describe(_) => Err(self.not_leader(JournalId::CATALOG)),
-            Ask::Positions(ask) => Hub { inner: Arc::clone(self) }.serve_positions(&ask.group).map(Told::Positions),
+            Ask::Positions(ask) => Hub { inner: Arc::clone(self) }.serve_positions(&ask.group).await.map(Told::Positions),
             Ask::Groups(ask) => Hub::of(self).serve_groups(&ask).map(Told::Groups),
             Ask::Numbers(ask) => Hub::of(self).serve_numbers(&ask).map(Told::Numbers),
             Ask::Read(read) => Hub { inner: Arc::clone(self) }.serve_read(read).await.map(Told::Read),
@@ -117,7 +117,9 @@ impl Inner {
     /// Registers a broker and gives it a replica of the catalog, wherever the catalog is led.
     async fn let_in(self: &Arc<Self>, join: wired::Join) -> Result<wired::Joined, Error> {
         let (broker, incarnation) = (BrokerId(join.broker), wire::uuid_in("incarnation", &join.incarnation)?);
-        let addresses = join.addresses.into_iter().collect();
+        let mut addresses: Vec<(String, String)> = join.addresses.into_iter().collect();
+        // As whoever registers anew compares them, and the same in every run.
+        addresses.sort();
         let register =
             Operation::RegisterBroker { broker, incarnation, replaces: None, addresses, zone: join.zone, node: join.node };
         self.propose(JournalId::CATALOG, Unit::of(register)).await?;

@@ -8,12 +8,12 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::select_all;
 use parking_lot::Mutex;
+use tidegate_env::watch;
 use tidegate_journal::entry::{ManifestRef, StoredRange};
 use tidegate_journal::raft::ReadError;
 use tidegate_journal::state::TierPiece;
 use tidegate_model::{Offset, TopicPartition};
 use tidegate_tier::{ObjectRef, RangeRef, TierReadError};
-use tokio::sync::watch;
 
 use super::routes::Route;
 use super::{Error, Fetch, FetchPart, Fetched, Hub, Marks, PartitionRef};

@@ -69,7 +69,7 @@ impl Hub {
     }
 
     /// Wakes when partitions have moved: watches of theirs are to be taken anew.
-    pub fn moves(&self) -> tokio::sync::watch::Receiver<u64> {
+    pub fn moves(&self) -> tidegate_env::watch::Receiver<u64> {
         self.inner.routes.moves()
     }
 

@@ -88,7 +88,7 @@ pub(crate) struct Inner {
     pub(crate) forwarder: Forwarder,
     pub(crate) reports: Reports,
     /// Why a journal failed, once one has.
-    pub(crate) journal_failed: tokio::sync::watch::Sender<Option<Arc<str>>>,
+    pub(crate) journal_failed: tidegate_env::watch::Sender<Option<Arc<str>>>,
     pub(crate) routes: Routes,
     pub(crate) reader: TierReader,
     pub(crate) manifests: fetch::ManifestCache,

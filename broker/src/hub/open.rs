@@ -106,7 +106,7 @@ impl Hub {
             neighbours,
             forwarder: Forwarder::default(),
             reports: Reports::default(),
-            journal_failed: tokio::sync::watch::Sender::new(None),
+            journal_failed: tidegate_env::watch::Sender::new(None),
             routes: Routes::default(),
             reader,
             manifests: fetch::ManifestCache::default(),

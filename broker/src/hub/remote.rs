@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_env::watch;
 use tidegate_model::{LeaderEpoch, Offset, PartitionId, TimestampMs, TopicPartition, TopicUid};
 use tidegate_proto::internal::v1 as wired;
 use tidegate_proto::internal::v1::answer::Told;
 use tidegate_proto::internal::v1::read::What;
 use tidegate_proto::internal::v1::request::Ask;
-use tokio::sync::watch;
+
 
 use super::routes::Route;
 use super::{Error, Fetched, Hub, Inner, Located, Marks, Position};

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
+use tidegate_env::watch;
 use tidegate_journal::Journal;
 use tidegate_journal::entry::{BoundObject, Management};
 use tidegate_journal::state::{self, Catalog};
 use tidegate_model::{JournalId, Offset, PartitionId, TimestampMs, TopicPartition, TopicSettings, TopicUid};
-use tokio::sync::watch;
 
 use super::types::{Deleted, TopicDescription};
 use super::{Error, PartitionRef};

@@ -2,10 +2,10 @@
 //! returns, so that the topic can be used at once.
 
 use tidegate_env::bugs::{self, Bug};
+use tidegate_env::watch;
 use tidegate_journal::entry::{BoundObject, Management, Operation, Outcome, Precondition, ProducerLimits, TopicConfig, Unit};
 use tidegate_journal::state::Changes;
 use tidegate_model::{JournalId, Offset, TimestampMs, TopicName, TopicSettings, TopicUid};
-use tokio::sync::watch;
 
 use super::routes::{self, Topic};
 use super::types::TopicDescription;

@@ -8,6 +8,7 @@ pub mod conformance;
 pub mod disk;
 pub mod real;
 pub mod sim;
+pub mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;

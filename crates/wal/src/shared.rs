@@ -3,16 +3,17 @@
 //! One short lock. `Slot::generation == 0` means submitted and not yet durable. A file's `live_frames` counts the slots that point into
 //! it, plus those whose removal is not durable yet.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tidegate_env::watch;
 use tidegate_env::{File, LockGuard};
 use tidegate_model::JournalId;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use crate::format::{self, FileHeader};
 use crate::{Done, Failed, Position, Settings, Write};
@@ -149,7 +150,7 @@ pub(crate) struct Batch {
 /// Everything under the lock.
 #[derive(Default)]
 pub(crate) struct State {
-    pub(crate) journals: HashMap<JournalId, Index>,
+    pub(crate) journals: BTreeMap<JournalId, Index>,
     /// Journals with a noted commit point that is not yet written.
     pub(crate) noted: Vec<JournalId>,
     pub(crate) files: BTreeMap<u32, FileState>,

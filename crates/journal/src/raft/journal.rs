@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use openraft::Raft;
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
+use tidegate_env::watch;
 use tidegate_env::{Env, Joined};
 use tidegate_model::{JournalId, Offset, TopicPartition};
 use tidegate_wal::{Class, JournalLog, Wal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use super::cache::TailCache;
 use super::checkpoint::{CheckpointInfo, Checkpoints, Core};

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::{Raft, ServerState};
+use tidegate_env::watch;
 use tidegate_env::{Env, Joined};
-use tokio::sync::watch;
 
 use super::machine::Machine;
 use super::types::TypeConfig;

@@ -12,8 +12,9 @@ use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot, SnapshotMeta};
 use parking_lot::{Mutex, RwLock};
 use tidegate_env::bugs::{self, Bug};
+use tidegate_env::watch;
 use tidegate_model::{JournalId, Offset, TopicPartition};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::cache::TailCache;
 use super::checkpoint::{Checkpoints, Core, Encoded, Kept, decode};

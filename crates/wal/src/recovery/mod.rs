@@ -19,9 +19,10 @@ use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use tidegate_env::bugs::{self, Bug};
+use tidegate_env::watch;
 use tidegate_env::{Env, LockGuard};
 use tidegate_model::JournalId;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::format::{self, FILE_HEADER_BYTES, FRAME_HEADER_BYTES};

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf, BufMut, BytesMut};
 use crc_fast::{CrcAlgorithm, checksum};
@@ -94,6 +95,9 @@ pub(super) struct Checkpoints {
     folder: PathBuf,
     env: Env,
     kept: Mutex<Vec<Kept>>,
+    /// The last entry that the log has no more. A checkpoint up to there hides nothing, whatever the state in it says of what is tiered: a
+    /// leader that sent it knew more.
+    purged: AtomicU64,
 }
 
 impl Checkpoints {
@@ -128,7 +132,16 @@ impl Checkpoints {
                 Ok::<_, io::Error>((kept, newest))
             })
             .await?;
-        Ok((Checkpoints { journal, folder, env: env.clone(), kept: Mutex::new(kept) }, newest))
+        Ok((Checkpoints { journal, folder, env: env.clone(), kept: Mutex::new(kept), purged: AtomicU64::new(0) }, newest))
+    }
+
+    /// Says that the log begins behind this entry.
+    pub(super) fn purged_to(&self, index: u64) {
+        self.purged.fetch_max(index, Ordering::Relaxed);
+    }
+
+    fn beyond_purge(&self, releasable: u64) -> u64 {
+        releasable.max(self.purged.load(Ordering::Relaxed))
     }
 
     /// All usable checkpoints, oldest first.
@@ -136,8 +149,9 @@ impl Checkpoints {
         self.kept.lock().clone()
     }
 
-    /// The newest checkpoint whose index is at or below `limit`.
-    pub(super) fn at_or_below(&self, limit: u64) -> Option<Kept> {
+    /// The newest checkpoint whose index is at or below `releasable`, or at or below what the log was purged up to.
+    pub(super) fn at_or_below(&self, releasable: u64) -> Option<Kept> {
+        let limit = self.beyond_purge(releasable);
         self.kept.lock().iter().rev().find(|kept| kept.index() <= limit).cloned()
     }
 
@@ -165,7 +179,7 @@ impl Checkpoints {
     }
 
     /// Writes a checkpoint durably and removes those that are no longer needed: all but the last two and the newest at or below
-    /// `releasable`.
+    /// `releasable` or the purge.
     pub(super) async fn write(&self, encoded: Encoded, releasable: u64) -> io::Result<CheckpointInfo> {
         let info = CheckpointInfo { index: encoded.kept.index(), bytes: encoded.bytes.len() as u64 };
         let (disk, path) = (self.env.disk.clone(), self.path(info.index));
@@ -175,7 +189,8 @@ impl Checkpoints {
             kept.retain(|old| old.index() < info.index);
             kept.push(encoded.kept);
             let floor = kept.len().saturating_sub(2);
-            let needed = kept.iter().rposition(|old| old.index() <= releasable);
+            let limit = self.beyond_purge(releasable);
+            let needed = kept.iter().rposition(|old| old.index() <= limit);
             let mut place = 0;
             let (keep, drop): (Vec<Kept>, Vec<Kept>) = kept.drain(..).partition(|_| {
                 place += 1;
@@ -320,4 +335,29 @@ pub fn inspect_checkpoint(bytes: &[u8]) -> Result<InspectedCheckpoint, String> {
     let journal = bytes.get(12..16).map_or(0, |mut number| number.get_u32_le());
     let (core, kept) = decode(JournalId(journal), bytes).map_err(|problem| problem.to_string())?;
     Ok(InspectedCheckpoint { journal: JournalId(journal), at: position(&kept.id), state: core.state })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests panic on what must not be")]
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_checkpoint_below_what_the_log_was_purged_to_is_no_snapshot() {
+        let (env, _handle) = Env::simulated(1);
+        let (checkpoints, _) = Checkpoints::open(JournalId(1), PathBuf::from("/checkpoints"), &env).await.unwrap();
+        let at = |index| {
+            let applied = log_id(Position { term: 1, leader: 0, index });
+            encode(JournalId(1), &Core { applied, ..Core::empty() }).unwrap()
+        };
+        checkpoints.write(at(89), 0).await.unwrap();
+        // A leader's snapshot: the state in it does not know yet that all of it is tiered.
+        checkpoints.write(at(169).received(), u64::MAX).await.unwrap();
+        checkpoints.purged_to(169);
+        checkpoints.write(at(250), 100).await.unwrap();
+        checkpoints.write(at(300), 100).await.unwrap();
+        assert_eq!(checkpoints.at_or_below(100).map(|kept| kept.index()), Some(169));
+        assert_eq!(checkpoints.at_or_below(260).map(|kept| kept.index()), Some(250));
+    }
 }

@@ -119,6 +119,7 @@ impl Journal {
             .map_err(|source| StartError::CheckpointFolder { path: parts.checkpoint_dir.clone(), source })?;
         let failed = |reason: String| StartError::Raft { journal: id, reason };
         let recovered = recover_installed(id, recovered, newest.as_ref(), &checkpoints, &parts.wal).await?;
+        checkpoints.purged_to(recovered.as_ref().and_then(|log| log.purged).map_or(0, |purged| purged.index));
         let store = LogStore::new(id, parts.wal.clone(), parts.cache.clone(), recovered.as_ref())
             .map_err(|error| failed(error.to_string()))?;
         let core = newest.unwrap_or_else(Core::empty);

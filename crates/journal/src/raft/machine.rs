@@ -239,6 +239,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             self.checkpoints.write(encoded.received(), u64::MAX).await?;
         }
         let index = core.index();
+        self.checkpoints.purged_to(index);
         self.view.install(core);
         self.cache.applied(self.view.journal, index);
         Ok(())

@@ -93,8 +93,9 @@ impl Hub {
     pub async fn positions(&self, group: &str) -> Result<(bool, Vec<GroupOffset>), Error> {
         check_group(group)?;
         let journal = self.group_journal(group)?;
-        if self.inner.is_alone() || self.journal(journal).is_ok_and(|journal| journal.leadership().borrow().is_self) {
-            return Ok((self.has_group(group)?, self.fetch_offsets(group)?));
+        match self.leads_now(journal).await {
+            Err(error) if error.is_not_leader() => {}
+            other => return other.and_then(|()| Ok((self.has_group(group)?, self.fetch_offsets(group)?))),
         }
         let ask = Ask::Positions(wired::AskPositions { group: group.to_owned() });
         let Told::Positions(told) = self.inner.ask_leader(journal, ask).await? else {
@@ -112,11 +113,8 @@ impl Hub {
     }
 
     /// Answers another broker's question for positions, if this one leads the group's journal.
-    pub(crate) fn serve_positions(&self, group: &str) -> Result<wired::Positions, Error> {
-        let journal = self.group_journal(group)?;
-        if !self.journal(journal)?.leadership().borrow().is_self {
-            return Err(self.inner.not_leader(journal));
-        }
+    pub(crate) async fn serve_positions(&self, group: &str) -> Result<wired::Positions, Error> {
+        self.leads_now(self.group_journal(group)?).await?;
         let position = |offset: GroupOffset| wired::GroupPosition {
             topic: offset.topic,
             partition: offset.partition.0,

@@ -136,9 +136,11 @@ impl Hub {
     pub async fn failed(&self) -> String {
         let mut watched = self.inner.journal_failed.subscribe();
         let journal = async move {
-            match watched.wait_for(Option::is_some).await {
-                Ok(reason) => reason.as_deref().unwrap_or_default().to_owned(),
-                Err(_) => std::future::pending().await,
+            let reason =
+                watched.wait_for(Option::is_some).await.ok().map(|reason| reason.as_deref().unwrap_or_default().to_owned());
+            match reason {
+                Some(reason) => reason,
+                None => std::future::pending().await,
             }
         };
         tokio::select! {

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_env::watch;
-use tidegate_model::{LeaderEpoch, Offset, PartitionId, TimestampMs, TopicPartition, TopicUid};
+use tidegate_journal::raft::{Freshness, MemberError};
+use tidegate_model::{JournalId, LeaderEpoch, Offset, PartitionId, TimestampMs, TopicPartition, TopicUid};
 use tidegate_proto::internal::v1 as wired;
 use tidegate_proto::internal::v1::answer::Told;
 use tidegate_proto::internal::v1::read::What;
 use tidegate_proto::internal::v1::request::Ask;
 
-
 use super::routes::Route;
 use super::{Error, Fetched, Hub, Inner, Located, Marks, Position};
 
+/// How long a broker may take to make sure that it leads.
+const SURE: Duration = Duration::from_secs(2);
 /// Between two looks at a partition that somebody waits for.
 const LOOK: Duration = Duration::from_millis(100);
 /// Most bytes of one answer: what brokers take from each other, with room for the rest of it.
@@ -23,6 +25,33 @@ const MOST_BYTES: usize = 16 << 20;
 impl Hub {
     pub(crate) fn is_elsewhere(&self, route: &Route) -> bool {
         self.inner.hosted.get(route.journal).is_none()
+    }
+
+    /// Makes sure that this broker leads a journal now, and that its state shows all that was acknowledged before. A leader that was deposed
+    /// behind its back finds it out here.
+    pub(crate) async fn leads_now(&self, id: JournalId) -> Result<(), Error> {
+        if self.inner.is_alone() {
+            return Ok(());
+        }
+        let journal = self.inner.any_journal(id)?;
+        if !journal.leadership().borrow().is_self {
+            return Err(self.inner.not_leader(id));
+        }
+        tokio::select! {
+            biased;
+            asked = journal.ensure_linearizable(Freshness::ReadIndex) => asked.map_err(|error| match error {
+                MemberError::NotLeader { .. } => self.inner.not_leader(id),
+                error => Error::unavailable(error),
+            }),
+            () = self.inner.env.clock.sleep(SURE) => {
+                Err(Error::unavailable(format!("journal {id} has no majority that says who leads it")))
+            }
+        }
+    }
+
+    /// A replica that is behind must not call out of range what others have: beyond its end, only a sure leader may.
+    pub(crate) async fn may_answer(&self, route: &Route, from: Offset) -> Result<(), Error> {
+        if from <= self.marks(route)?.high_watermark { Ok(()) } else { self.leads_now(route.journal).await }
     }
 
     pub(crate) async fn read_elsewhere(&self, route: &Route, from: Offset, max_bytes: usize) -> Result<Fetched, Error> {
@@ -93,7 +122,7 @@ impl Hub {
         let topic =
             self.inner.routes.view().by_uid.get(&uid).cloned().ok_or_else(|| self.inner.routes.unknown(uid.to_string()))?;
         let at = TopicPartition { topic: uid, partition: PartitionId(read.partition) };
-        let journal = tidegate_model::JournalId(read.journal);
+        let journal = JournalId(read.journal);
         let route = Route { topic, at, journal };
         if self.is_elsewhere(&route) {
             return Err(self.inner.not_leader(journal));
@@ -110,6 +139,7 @@ impl Hub {
             }
             What::Range(range) => {
                 let max_bytes = usize::try_from(range.max_bytes).unwrap_or(MOST_BYTES).min(MOST_BYTES);
+                self.may_answer(&route, Offset(range.from)).await?;
                 let fetched = self.read_route(&route, Offset(range.from), max_bytes).await?;
                 return Ok(wired::PartitionRead {
                     data: crate::chunks::join(&fetched.chunks),
@@ -120,7 +150,10 @@ impl Hub {
             }
             What::Earliest(_) => Position::Earliest,
             What::Latest(_) => Position::Latest,
-            What::Offset(offset) => Position::Offset(Offset(offset)),
+            What::Offset(offset) => {
+                self.may_answer(&route, Offset(offset)).await?;
+                Position::Offset(Offset(offset))
+            }
             What::Timestamp(time) => Position::Timestamp(TimestampMs(time)),
         };
         let located = self.locate_route(&route, position).await?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tidegate_env::bugs::{self, Bug};
 use tidegate_env::{Env, LockGuard};
 use tidegate_model::{BrokerId, HubId};
 use tidegate_tier::keys::Keys;
@@ -237,15 +238,8 @@ fn parse<T: for<'a> Deserialize<'a>>(text: &[u8]) -> Result<T, Problem> {
 /// A new identity for an empty volume; not written yet.
 pub(crate) fn mint(env: &Env, broker_id: BrokerId) -> Identity {
     let hub_id = HubId(env.random.uuid());
-    Identity {
-        format: FORMAT,
-        hub_id,
-        broker_id,
-        incarnation: env.random.uuid(),
-        bootstrapped: false,
-        takes_over: None,
-        catalog_replica: 0,
-    }
+    let incarnation = if bugs::on(Bug::ReuseReplicaId) { Uuid::from_u128(u128::from(broker_id.0)) } else { env.random.uuid() };
+    Identity { format: FORMAT, hub_id, broker_id, incarnation, bootstrapped: false, takes_over: None, catalog_replica: 0 }
 }
 
 /// Writes the identity file, durably. Blocking.

@@ -59,7 +59,7 @@ impl Session {
                     let next = records.last().map_or(from, |last| last.offset + 1);
                     world.told_log_start(at, log_start.0, self.true_time());
                     let (log_start, high_watermark) = (log_start.0, high_watermark.0);
-                    world.recorder.add(Event::Poll { process, at, from, moved, records, log_start, high_watermark });
+                    world.recorder.add(Event::Poll { process, at, from, moved, records, log_start, high_watermark, via: 0 });
                     world.consumers[number].positions.insert(at, (next, false));
                 }
                 Err(problem) => world.recorder.alarm(format!("{at} at {from}: what was served is no batch of ours: {problem}")),

@@ -4,10 +4,12 @@
 //! Owns the workload and the faults. What runs below is the broker's own code; nothing is a model. The same seed gives the same history and
 //! the same trace of the disk. The rules are `tidegate-checker`'s.
 
+pub mod brokers;
 mod consuming;
 mod fate;
 mod life;
 pub mod log;
+mod net;
 mod panics;
 mod producing;
 mod records;
@@ -91,6 +93,11 @@ pub fn replay_replicas(seed: u64) -> String {
     format!("cargo run --release -p tidegate-sim -- --replicas --seed {seed}")
 }
 
+/// The command that repeats a seed of a hub of several brokers.
+pub fn replay_brokers(seed: u64) -> String {
+    format!("cargo run --release -p tidegate-sim -- --brokers --seed {seed}")
+}
+
 /// Runs one seed.
 ///
 /// # Errors
@@ -132,6 +139,7 @@ pub fn run_with(bug: tidegate_env::bugs::Bug, seed: u64) -> Result<(), String> {
     use tidegate_env::bugs::{Bug, with};
     with(Some(bug), || match bug {
         Bug::SkipFolderSync => log::run(seed).map(|_| ()),
+        _ if Bug::OF_BROKERS.contains(&bug) => brokers::run_brokers(seed).map(|_| ()).map_err(|failure| failure.what),
         _ => run(seed).map(|_| ()).map_err(|failure| failure.what),
     })
 }

@@ -1,12 +1,13 @@
 //! `tidegate-sim`: runs seeds until the first that breaks a promise, and prints the command that repeats it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use tidegate_sim::brokers::{BrokersReport, run_brokers};
 use tidegate_sim::replicas::{ReplicaReport, run_replicas};
-use tidegate_sim::{Failure, Report, replay_command, replay_replicas};
+use tidegate_sim::{Failure, Report, replay_brokers, replay_command, replay_replicas};
 
 /// Whole hubs in simulation, seed after seed.
 #[derive(Parser)]
@@ -29,10 +30,13 @@ struct Arguments {
     /// Journals with several replicas over a network with faults, instead of whole hubs of one broker.
     #[arg(long, conflicts_with = "history")]
     replicas: bool,
+    /// Hubs of several brokers over a network with faults, instead of whole hubs of one broker.
+    #[arg(long, conflicts_with = "replicas")]
+    brokers: bool,
     /// Go on after a seed that breaks a promise.
     #[arg(long)]
     keep_going: bool,
-    /// Put each bug on purpose into the hub, and tell the seeds, from --start on, that find it.
+    /// Put each bug on purpose into the hub, and tell the seeds, from --start on, that find it. With --brokers: those that take several.
     #[cfg(feature = "seeded-bugs")]
     #[arg(long)]
     bugs: bool,
@@ -41,7 +45,9 @@ struct Arguments {
 /// Runs each bug for all the seeds.
 #[cfg(feature = "seeded-bugs")]
 fn hunt(arguments: &Arguments) -> ExitCode {
-    for bug in tidegate_env::bugs::Bug::ALL {
+    use tidegate_env::bugs::Bug;
+    let all = if arguments.brokers { Bug::OF_BROKERS.to_vec() } else { Bug::ALL.to_vec() };
+    for bug in all {
         let mut found = Vec::new();
         let mut first = String::new();
         for seed in arguments.start..arguments.start.saturating_add(arguments.seeds) {
@@ -69,8 +75,11 @@ fn main() -> ExitCode {
     if arguments.replicas {
         return replicas(&arguments);
     }
+    if arguments.brokers {
+        return brokers(&arguments);
+    }
     match arguments.seed {
-        Some(seed) => one(seed, arguments.history),
+        Some(seed) => one(seed, arguments.history.as_deref()),
         None => many(&arguments),
     }
 }
@@ -119,7 +128,50 @@ fn replicas(arguments: &Arguments) -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn one(seed: u64, history: Option<PathBuf>) -> ExitCode {
+fn brokers(arguments: &Arguments) -> ExitCode {
+    let begun = Instant::now();
+    let first = arguments.seed.unwrap_or(arguments.start);
+    let count = if arguments.seed.is_some() { 1 } else { arguments.seeds };
+    let (mut ran, mut failed, mut sum, mut told) = (0_u64, 0_u64, BrokersReport::default(), Instant::now());
+    for seed in first..first.saturating_add(count) {
+        if arguments.seconds.is_some_and(|seconds| begun.elapsed() >= Duration::from_secs(seconds)) {
+            break;
+        }
+        match run_brokers(seed) {
+            Ok(report) => {
+                ran += 1;
+                if arguments.seed.is_some() {
+                    println!("seed {seed} holds: {report:?}");
+                }
+                sum.add(&report);
+            }
+            Err(failure) => {
+                failed += 1;
+                println!("seed {seed}: {failure}\nrepeat it: {}", replay_brokers(seed));
+                write_history(&failure, arguments.history.as_deref());
+                if !arguments.keep_going {
+                    break;
+                }
+            }
+        }
+        if told.elapsed() > Duration::from_secs(5) {
+            eprintln!("up to {seed}: {ran} seeds of brokers hold, {failed} do not; {sum}");
+            told = Instant::now();
+        }
+    }
+    println!("{ran} seeds of brokers hold, {failed} do not, in {} s: {sum}", begun.elapsed().as_secs());
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn write_history(failure: &Failure, path: Option<&Path>) {
+    if let Some(path) = path
+        && let Err(error) = std::fs::File::create(path).map_err(Into::into).and_then(|file| failure.history.write_lines(file))
+    {
+        eprintln!("{}: {error}", path.display());
+    }
+}
+
+fn one(seed: u64, history: Option<&Path>) -> ExitCode {
     match tidegate_sim::run(seed) {
         Ok(report) => {
             println!("seed {seed} holds: {report:?}");
@@ -127,12 +179,7 @@ fn one(seed: u64, history: Option<PathBuf>) -> ExitCode {
         }
         Err(failure) => {
             tell(seed, &failure);
-            if let Some(path) = history
-                && let Err(error) =
-                    std::fs::File::create(&path).map_err(Into::into).and_then(|file| failure.history.write_lines(file))
-            {
-                eprintln!("{}: {error}", path.display());
-            }
+            write_history(&failure, history);
             ExitCode::FAILURE
         }
     }

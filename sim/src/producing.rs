@@ -226,7 +226,13 @@ impl Session {
     }
 }
 
-fn new_batch(world: &mut World, values: u64, now_ms: i64, identity: Option<ProducerIdentity>, sequence: i32) -> Pending {
+pub(crate) fn new_batch(
+    world: &mut World,
+    values: u64,
+    now_ms: i64,
+    identity: Option<ProducerIdentity>,
+    sequence: i32,
+) -> Pending {
     let values = world.values(values);
     // Mostly small, some of several pages, so that batches lie across sectors and frames.
     let bytes = match world.random.below(8) {
@@ -241,7 +247,7 @@ fn new_batch(world: &mut World, values: u64, now_ms: i64, identity: Option<Produ
 
 impl World {
     /// An append was acknowledged: from now on its age counts.
-    fn stored(&mut self, at: TopicPartition, base: Option<i64>, records: usize, now_ms: i64) {
+    pub(crate) fn stored(&mut self, at: TopicPartition, base: Option<i64>, records: usize, now_ms: i64) {
         let keeps_an_hour = self.topic_of(at).is_some_and(|topic| topic.kind == Kind::ByTime);
         if let (Some(base), true) = (base, keeps_an_hour) {
             let sent = self.sent_at.entry(at).or_default();

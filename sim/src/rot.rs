@@ -145,7 +145,7 @@ async fn read(hub: &Hub, at: TopicPartition, place: &PartitionRef, seen: &Mutex<
                     Err(what) => return seen.lock().push(Event::Alarm { what: format!("{at} at {next} was served: {what}") }),
                 };
                 let from = next.0;
-                seen.lock().push(Event::Poll { process: 0, at, from, moved: true, records, log_start, high_watermark });
+                seen.lock().push(Event::Poll { process: 0, at, from, moved: true, records, log_start, high_watermark, via: 0 });
                 if fetched.next <= next {
                     return;
                 }
@@ -156,11 +156,11 @@ async fn read(hub: &Hub, at: TopicPartition, place: &PartitionRef, seen: &Mutex<
         }
     }
     let from = marks.high_watermark.0;
-    seen.lock().push(Event::Poll { process: 0, at, from, moved: true, records: Vec::new(), log_start, high_watermark });
+    seen.lock().push(Event::Poll { process: 0, at, from, moved: true, records: Vec::new(), log_start, high_watermark, via: 0 });
 }
 
 /// Changes one file of the log or one checkpoint, and says how.
-fn damage_a_file(disk: &SimDisk, random: &SimRandom) -> Option<String> {
+pub(crate) fn damage_a_file(disk: &SimDisk, random: &SimRandom) -> Option<String> {
     let mut files = disk.files(Path::new("/hub/data")).ok()?;
     // The log as often as all checkpoints together.
     let part = if random.chance(2) { ".wal" } else { "/checkpoints/" };

@@ -51,6 +51,7 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
             "tidegate-journal",
             "tidegate-tier",
             "tidegate-broker",
+            "tidegate-proto",
             "tidegate-checker",
         ],
     ),

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tidegate_env::bugs::{self, Bug};
 use tidegate_journal::entry::{Unit, UnitOutcome};
 use tidegate_journal::raft::{Ticket, broker_of};
 use tidegate_model::{BrokerId, JournalId, LeaderEpoch, TopicPartition};
@@ -132,6 +133,9 @@ async fn carry(inner: Arc<Inner>, journal: JournalId, mut waiting: mpsc::Receive
             bytes += next.unit.len();
             lot.push(next);
         }
+        if bugs::on(Bug::ReorderForwarded) {
+            lot.reverse();
+        }
         let units = lot.iter().map(|waiting| waiting.unit.clone()).collect();
         let known = (0..).zip(&lot).filter_map(|(unit, waiting)| Some((unit, waiting.epoch?)));
         let epochs = known.map(|(unit, (at, epoch))| wired::EpochCheck {
@@ -212,6 +216,7 @@ impl Inner {
                     Ok(Err(error)) if error.is_not_leader() => error,
                     Ok(answer) => return answer,
                     Err(error @ AskError::Unreachable { .. }) => Error::unavailable(error),
+                    Err(error) if bugs::on(Bug::RepeatAmbiguous) => Error::unavailable(error),
                     Err(error) => return Err(Error::unavailable(format!("{error}; what was sent may have been stored"))),
                 },
                 None => self.not_leader(journal),

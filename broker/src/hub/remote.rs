@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_env::bugs::{self, Bug};
 use tidegate_env::watch;
 use tidegate_journal::raft::{Freshness, MemberError};
 use tidegate_model::{JournalId, LeaderEpoch, Offset, PartitionId, TimestampMs, TopicPartition, TopicUid};
@@ -36,6 +37,9 @@ impl Hub {
         let journal = self.inner.any_journal(id)?;
         if !journal.leadership().borrow().is_self {
             return Err(self.inner.not_leader(id));
+        }
+        if bugs::on(Bug::StaleReads) {
+            return Ok(());
         }
         tokio::select! {
             biased;

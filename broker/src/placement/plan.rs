@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tidegate_env::bugs::{self, Bug};
 use tidegate_journal::entry::BrokerState;
 use tidegate_journal::state::Replica;
 use tidegate_model::{BrokerId, JournalId};
@@ -278,7 +279,11 @@ impl Planner<'_> {
     fn retire(&mut self) {
         let holds =
             |broker: &BrokerId| self.view.journals.values().any(|journal| journal.replicas.iter().any(|r| r.broker == *broker));
-        let empty = self.view.brokers.iter().filter(|(id, broker)| broker.state == BrokerState::Draining && !holds(id));
+        let empty = self
+            .view
+            .brokers
+            .iter()
+            .filter(|(id, broker)| broker.state == BrokerState::Draining && (!holds(id) || bugs::on(Bug::RetireTooSoon)));
         let steps: Vec<Step> = empty.map(|(id, _)| Step::Retire { broker: *id }).collect();
         self.steps.extend(steps);
     }

@@ -90,7 +90,7 @@ impl Checker {
     }
 
     fn poll(&mut self, event: &Event) {
-        let Event::Poll { process, at, from, moved, records, log_start, high_watermark } = event else { return };
+        let Event::Poll { process, at, from, moved, records, log_start, high_watermark, via } = event else { return };
         let verdict = &mut self.verdict;
         verdict.tally("polled", records.len());
         let end = self.consumers.get(&(*process, *at)).copied().filter(|_| !moved);
@@ -109,7 +109,7 @@ impl Checker {
         let next = records.last().map_or(*from, |record| record.offset.saturating_add(1));
         self.consumers.insert((*process, *at), next);
         let partition = partition(&mut self.partitions, *at);
-        partition.told(*process, *log_start, *high_watermark, verdict);
+        partition.told((*process, *via), *log_start, *high_watermark, verdict);
         partition.see(records, Some(*high_watermark), verdict);
     }
 

@@ -93,6 +93,9 @@ pub enum Event {
         log_start: i64,
         /// The high watermark that was told; records at or above it are a violation.
         high_watermark: i64,
+        /// Names the process that answered: marks of different ones may cross, as followers are behind. 0 where there is one.
+        #[serde(default)]
+        via: u64,
     },
     /// A fresh consumer begins to read everything from the log start.
     ReadBegin {

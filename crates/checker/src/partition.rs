@@ -68,8 +68,9 @@ pub(crate) struct Partition {
     pages: BTreeMap<i64, Vec<Sight>>,
     seen_end: i64,
     acknowledgements: u32,
-    /// The greatest log start and high watermark that each client was told. Answers to different clients may cross.
-    marks: HashMap<u32, (i64, i64)>,
+    /// The greatest log start and high watermark that each client was told by each process. Answers to different clients may cross, and so may
+    /// those of different processes.
+    marks: HashMap<(u32, u64), (i64, i64)>,
     reads: BTreeMap<u64, Read>,
     may_trim: bool,
     gone: bool,
@@ -148,9 +149,10 @@ impl Partition {
         }
     }
 
-    /// Marks that a client was told.
-    pub(crate) fn told(&mut self, process: u32, log_start: i64, high_watermark: i64, verdict: &mut Verdict) {
-        let (at, marks) = (self.at, self.marks.entry(process).or_default());
+    /// Marks that a client was told by a process.
+    pub(crate) fn told(&mut self, between: (u32, u64), log_start: i64, high_watermark: i64, verdict: &mut Verdict) {
+        let (process, _) = between;
+        let (at, marks) = (self.at, self.marks.entry(between).or_default());
         let before = marks.0;
         if log_start < before {
             verdict.add(Rule::LogStartMoves, || format!("{at}: for client {process} from {before} to {log_start}"));

@@ -24,7 +24,7 @@ fn sent(id: u64, outcome: Outcome<Option<i64>>) -> Event {
 }
 
 fn poll(process: u32, from: i64, moved: bool, records: Vec<Seen>) -> Event {
-    Event::Poll { process, at: AT, from, moved, records, log_start: 0, high_watermark: 5 }
+    Event::Poll { process, at: AT, from, moved, records, log_start: 0, high_watermark: 5, via: 0 }
 }
 
 /// Values 10 to 14 at offsets 0 to 4; 20 was refused, 21 is unknown and did not make it.
@@ -197,9 +197,13 @@ fn an_epoch_falls() {
 
 #[test]
 fn the_high_watermark_falls() {
-    let told = |process| Event::Poll { process, at: AT, from: 4, moved: true, records: vec![], log_start: 0, high_watermark: 4 };
+    let told =
+        |process| Event::Poll { process, at: AT, from: 4, moved: true, records: vec![], log_start: 0, high_watermark: 4, via: 0 };
     assert_eq!(broken(|events| events.push(told(9))), BTreeSet::from([Rule::WatermarkFalls]));
     assert_eq!(broken(|events| events.push(told(8))), BTreeSet::new(), "an answer to another client may have been under way");
+    let elsewhere =
+        Event::Poll { process: 9, at: AT, from: 4, moved: true, records: vec![], log_start: 0, high_watermark: 4, via: 7 };
+    assert_eq!(broken(|events| events.push(elsewhere.clone())), BTreeSet::new(), "a follower may be behind");
 }
 
 #[test]
@@ -213,8 +217,16 @@ fn a_record_is_served_above_the_high_watermark() {
 
 #[test]
 fn the_log_start_moves_where_nothing_is_dropped_or_falls_where_it_is() {
-    let told =
-        |log_start| Event::Poll { process: 8, at: AT, from: 4, moved: true, records: vec![], log_start, high_watermark: 5 };
+    let told = |log_start| Event::Poll {
+        process: 8,
+        at: AT,
+        from: 4,
+        moved: true,
+        records: vec![],
+        log_start,
+        high_watermark: 5,
+        via: 0,
+    };
     assert_eq!(broken(|events| events.push(told(1))), BTreeSet::from([Rule::LogStartMoves]));
     let rises = |events: &mut Vec<Event>| events.extend([Event::MayTrim { at: AT }, told(2)]);
     assert_eq!(broken(rises), BTreeSet::new());

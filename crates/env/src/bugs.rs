@@ -50,11 +50,31 @@ pub enum Bug {
     ReuseTopicUid,
     /// A batch that leaves a gap in its producer's sequence is taken.
     AcceptGaps,
+    /// Raft hears that entries are on the disk when they were only handed to the log.
+    RaftAheadOfDisk,
+    /// A follower that gave no answer counts as one that has the entries.
+    CountUnheard,
+    /// A follower keeps entries that another leader's take the place of.
+    KeepDivergedTail,
+    /// A replica leaves out the first entry after a local checkpoint.
+    SkipEntry,
+    /// Raft's snapshots cover what lives in the log alone.
+    SnapshotAboveTier,
+    /// A leader that was deposed behind its back answers for the whole hub.
+    StaleReads,
+    /// An empty volume takes the identity, and with it the replica ids and votes, of the one that was lost.
+    ReuseReplicaId,
+    /// Appends whose answer got lost are sent to the leader again.
+    RepeatAmbiguous,
+    /// Appends on their way to the leader overtake each other.
+    ReorderForwarded,
+    /// A draining broker is retired while its replicas vote.
+    RetireTooSoon,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 20] = [
+    pub const ALL: [Bug; 30] = [
         Bug::SkipFsync,
         Bug::SkipFolderSync,
         Bug::AcknowledgeEarly,
@@ -75,6 +95,30 @@ impl Bug {
         Bug::BelieveClock,
         Bug::ReuseTopicUid,
         Bug::AcceptGaps,
+        Bug::RaftAheadOfDisk,
+        Bug::CountUnheard,
+        Bug::KeepDivergedTail,
+        Bug::SkipEntry,
+        Bug::SnapshotAboveTier,
+        Bug::StaleReads,
+        Bug::ReuseReplicaId,
+        Bug::RepeatAmbiguous,
+        Bug::ReorderForwarded,
+        Bug::RetireTooSoon,
+    ];
+
+    /// Those that take several brokers to be one.
+    pub const OF_BROKERS: [Bug; 10] = [
+        Bug::RaftAheadOfDisk,
+        Bug::CountUnheard,
+        Bug::KeepDivergedTail,
+        Bug::SkipEntry,
+        Bug::SnapshotAboveTier,
+        Bug::StaleReads,
+        Bug::ReuseReplicaId,
+        Bug::RepeatAmbiguous,
+        Bug::ReorderForwarded,
+        Bug::RetireTooSoon,
     ];
 }
 

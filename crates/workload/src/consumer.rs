@@ -125,6 +125,7 @@ impl Reader {
             records,
             log_start: log_start.max(0),
             high_watermark: batches.high_watermark,
+            via: 0,
         });
     }
 

@@ -13,8 +13,9 @@ use tidegate_journal::{Journal, JournalParts, JournalSettings, TailCache};
 use tidegate_model::{BatchBuilder, Compression, HubId, JournalId, Offset, PartitionId, ProducerEpoch, ProducerId, Sequence};
 use tidegate_model::{RecordBatch, TimestampMs, TopicPartition, TopicUid};
 use tidegate_wal::{Settings, Wal};
+use tokio_util::sync::CancellationToken;
 
-use super::net::{Life, Net};
+use crate::net::{Life, Net};
 
 pub(super) const JOURNAL: JournalId = JournalId(1);
 
@@ -109,9 +110,10 @@ impl Cluster {
             links: Links { hub: HubId::default(), peers: self.net.peers(life) },
         };
         let log = recovered.journals.remove(&JOURNAL);
+        self.net.begin(life, CancellationToken::new());
         let journal = Journal::start_as(JOURNAL, journal_settings, beginning, log, parts).await;
         let journal = journal.map_err(|error| format!("replica {id} does not start again: {error}"))?;
-        self.net.join(life, &journal);
+        self.net.register(life, &journal);
         self.replicas.insert(id, Replica { journal, disk });
         Ok(())
     }

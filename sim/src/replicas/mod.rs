@@ -5,7 +5,6 @@
 //! replica always starts again; and once all faults end, all replicas come to the same.
 
 mod cluster;
-mod net;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,9 +14,9 @@ use tidegate_journal::entry::{Operation, ProducerLimits, Unit, UnitOutcome};
 use tidegate_journal::raft::{Beginning, Freshness, replica_id};
 use tidegate_model::{BrokerId, LeaderEpoch, Offset};
 
+use crate::net::Weather;
 use crate::panics;
 use cluster::{Cluster, append, at, numbers};
-use net::Weather;
 
 /// Disturbances in one run.
 const ROUNDS: u64 = 40;

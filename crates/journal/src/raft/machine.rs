@@ -83,6 +83,12 @@ impl View {
         let mut core = self.core.write();
         let applied = match &entry.payload {
             RaftPayload::Normal(data) => {
+                if bugs::on(Bug::SkipEntry) && self.since_checkpoint.load(Ordering::Relaxed) == 0 {
+                    core.state.advance(at);
+                    core.applied = Some(entry.log_id);
+                    self.count(1);
+                    return Reply::default();
+                }
                 if bugs::on(Bug::ApplyTwice) && self.since_checkpoint.load(Ordering::Relaxed) == 0 {
                     core.state.apply(at, &data.0);
                 }
@@ -172,6 +178,9 @@ pub(super) struct Machine {
 impl Machine {
     /// The checkpoint that stands for Raft's snapshot: the newest that hides no byte which lives in the log alone.
     fn snapshot(&self) -> Option<Kept> {
+        if bugs::on(Bug::SnapshotAboveTier) {
+            return self.checkpoints.at_or_below(u64::MAX);
+        }
         self.checkpoints.at_or_below(self.view.read(|core| core.state.releasable()))
     }
 

@@ -218,6 +218,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             return Ok(());
         };
         self.marks.lock().last = Some(last);
+        if bugs::on(Bug::RaftAheadOfDisk) {
+            self.wal.submit(writes.into(), None);
+            self.cache.durable(self.journal, last.index + 1);
+            flushed.io_completed(Ok(()));
+            return Ok(());
+        }
         let (cache, journal) = (self.cache.clone(), self.journal);
         let done = move |written: Result<(), _>| {
             if written.is_ok() {
@@ -230,6 +236,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        if bugs::on(Bug::KeepDivergedTail) {
+            return Ok(());
+        }
         let index = last.map_or(0, |id| id.index + 1);
         self.marks.lock().last = last;
         self.cache.truncate_after(self.journal, index);

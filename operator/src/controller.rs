@@ -22,6 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::backoff::WatchBackoff;
 use crate::catalog::link::{HubKey, LinkSettings, Told};
 use crate::catalog::{BrokerNetwork, Links};
 use crate::context::{self, Context};
@@ -99,7 +100,7 @@ where
 {
     let (store, writer) = reflector::store();
     let stream = watcher(api, watcher::Config::default())
-        .default_backoff()
+        .backoff(WatchBackoff::default())
         .modify(keep_little)
         .reflect(writer)
         .inspect(move |event| match event {
@@ -187,6 +188,7 @@ async fn run_hubs(
     };
     let hubs = Controller::for_stream(stream, ctx.hubs.clone())
         .with_config(Config::default().concurrency(HUBS_AT_A_TIME))
+        .trigger_backoff(WatchBackoff::default())
         .owns(api::<StatefulSet>(&client, &settings), ours.clone())
         .owns(api::<Service>(&client, &settings), ours.clone())
         .owns(api::<ConfigMap>(&client, &settings), ours.clone())
@@ -220,6 +222,7 @@ async fn run_topics(
 ) {
     let topics = Controller::for_stream(stream, ctx.topics.clone())
         .with_config(Config::default().concurrency(TOPICS_AT_A_TIME))
+        .trigger_backoff(WatchBackoff::default())
         .reconcile_on(ReceiverStream::new(woken))
         .graceful_shutdown_on(until)
         .run(

@@ -3,6 +3,7 @@
 //! Each reconciler is a pipeline: read, decide (pure), act, report. It never is in the data path, and nothing that it does loses data by
 //! absence: whatever destroys names a uid and rests on an object that asks for it.
 
+pub mod backoff;
 pub mod catalog;
 pub mod client;
 pub mod conditions;

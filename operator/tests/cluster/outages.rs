@@ -10,6 +10,8 @@ use serde_json::json;
 use tidegate_broker::RunningBroker;
 use tidegate_model::TopicSettings;
 
+use tidegate_operator::backoff;
+
 use crate::bed::{Bed, create, eventually, expendable, install_definitions, said, say, uid_of};
 use crate::program::{Program, broker_at_pod};
 
@@ -97,15 +99,20 @@ async fn definitions_that_are_deleted_and_installed_again_cost_no_topic() {
     let kept = uid_of(&bed.until("kept", "Serving").await);
     let dropped = uid_of(&bed.until("dropped", "Serving").await);
     delete_definition(&bed, "topics.tidegate.dev").await;
+    // Long enough that waits which only grew would be longer than all that follows may take.
+    tokio::time::sleep(Duration::from_secs(15)).await;
     assert_eq!(
         (living(&broker, "kept"), living(&broker, "dropped")),
         (kept.clone(), dropped.clone()),
         "nobody asked for their end"
     );
     install_definitions(&bed.client).await;
+    let installed = Instant::now();
     bed.topic("kept", json!({})).await;
     bed.topic("dropped", json!({"deletionPolicy": "Delete"})).await;
     assert_eq!(uid_of(&bed.until("kept", "Serving").await), kept);
+    println!("definitions installed again -> Topic Ready: {:.1?}", installed.elapsed());
+    assert!(installed.elapsed() < backoff::MOST + Duration::from_secs(4), "{:?}", installed.elapsed());
     assert_eq!(uid_of(&bed.until("dropped", "Serving").await), dropped);
     // The same with the hubs' definition: the volume's claim stays and asks whose it is.
     let old = bed.hubs().get("hub").await.unwrap();

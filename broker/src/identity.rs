@@ -136,6 +136,47 @@ pub struct Identity {
     /// This volume's replica of the catalog; 0: the broker's own number.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub catalog_replica: u64,
+    /// What the recovery that made this volume found and lost; absent on volumes that no recovery made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<Recovery>,
+}
+
+/// What a recovery from the bucket found and lost, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// The hub whose bucket it was.
+    pub from: HubId,
+    /// When it ran, in milliseconds since 1970.
+    pub time_ms: i64,
+    /// Time of the oldest state that was found of a journal, in milliseconds since 1970; 0: none has one. What was acknowledged later and not
+    /// tiered is lost.
+    pub state_time_ms: i64,
+    /// Journals of which no whole state was found: their partitions begin empty.
+    pub missing_journals: Vec<u32>,
+    /// Records that the states knew of and the object store does not have.
+    pub lost_records: u64,
+    /// Partitions that these were in.
+    pub lost_partitions: u32,
+    /// The first [`Recovery::MOST_LISTED`] of those partitions.
+    pub lost: Vec<LostRange>,
+}
+
+impl Recovery {
+    /// Partitions that are listed one by one.
+    pub const MOST_LISTED: usize = 20;
+}
+
+/// Acknowledged records that a recovery did not find.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostRange {
+    /// The topic's name.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The first offset that is gone.
+    pub from: i64,
+    /// One past the last that was known of; later ones may be gone too.
+    pub end: i64,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
@@ -239,7 +280,16 @@ fn parse<T: for<'a> Deserialize<'a>>(text: &[u8]) -> Result<T, Problem> {
 pub(crate) fn mint(env: &Env, broker_id: BrokerId) -> Identity {
     let hub_id = HubId(env.random.uuid());
     let incarnation = if bugs::on(Bug::ReuseReplicaId) { Uuid::from_u128(u128::from(broker_id.0)) } else { env.random.uuid() };
-    Identity { format: FORMAT, hub_id, broker_id, incarnation, bootstrapped: false, takes_over: None, catalog_replica: 0 }
+    Identity {
+        format: FORMAT,
+        hub_id,
+        broker_id,
+        incarnation,
+        bootstrapped: false,
+        takes_over: None,
+        catalog_replica: 0,
+        recovered: None,
+    }
 }
 
 /// Writes the identity file, durably. Blocking.
@@ -332,6 +382,7 @@ mod tests {
             bootstrapped: true,
             takes_over: None,
             catalog_replica: 0,
+            recovered: None,
         }
     }
 
@@ -342,6 +393,22 @@ mod tests {
         let marker = Marker { format: 1, hub_id: identity().hub_id, incarnation: identity().incarnation };
         let kept = golden("marker-v1.json", &serde_json::to_vec_pretty(&marker).unwrap());
         assert!(matches!(parse::<Marker>(&kept), Ok(read) if read == marker));
+    }
+
+    #[test]
+    fn an_identity_keeps_what_a_recovery_lost() {
+        let lost = LostRange { topic: "clicks".to_owned(), partition: 3, from: 10, end: 12 };
+        let recovered = Recovery {
+            from: HubId(Uuid::from_u128(9)),
+            time_ms: 5,
+            lost_records: 2,
+            lost_partitions: 1,
+            lost: vec![lost],
+            ..Recovery::default()
+        };
+        let identity = Identity { recovered: Some(recovered), ..identity() };
+        let kept = golden("identity-v1-recovered.json", &serde_json::to_vec_pretty(&identity).unwrap());
+        assert!(matches!(parse::<Identity>(&kept), Ok(read) if read == identity));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tidegate_tier::{ObjectStore, StoreError, checkpoint};
 use tidegate_wal::Wal;
 
 use crate::hub::wal_settings;
-use crate::identity::{self, Identity, IdentityError};
+use crate::identity::{self, Identity, IdentityError, LostRange, Recovery};
 use crate::settings::{HubSettings, SettingError};
 
 /// Keys asked for at a time.
@@ -124,8 +124,13 @@ pub async fn recover_hub(
     let journals = states.iter().map(|(id, state)| (*id, state.time())).collect();
     let missing = catalog.journals().map(|(id, _)| id).filter(|id| !states.contains_key(id)).collect();
 
-    let identity = Identity { takes_over: Some(marker.hub_id), ..identity::mint(env, BrokerId(settings.broker_id)) };
+    let minted = identity::mint(env, BrokerId(settings.broker_id));
     let lost = seed(settings, env, &mut states).await?;
+    let name = |at: TopicPartition| catalog.topic(at.topic).map_or_else(|| at.topic.to_string(), |topic| topic.name.clone());
+    let lost = lost.into_iter().map(|lost| (name(lost.at), lost)).collect();
+    let recovered = Recovered { from: marker.hub_id, hub: minted.hub_id, journals, missing, lost };
+    let told = recovered.told(env.clock.now_ms());
+    let identity = Identity { takes_over: Some(marker.hub_id), recovered: Some(told), ..minted };
     let write = async |identity: Identity| {
         let (blocking, directory) = (env.clone(), settings.data_dir.clone());
         env.run_blocking(move || identity::write(&blocking, &directory, &identity)).await
@@ -136,9 +141,30 @@ pub async fn recover_hub(
     identity::take_over(&store, &new, &identity).await?;
     write(Identity { takes_over: None, ..identity.clone() }).await?;
     drop(held);
-    let name = |at: TopicPartition| catalog.topic(at.topic).map_or_else(|| at.topic.to_string(), |topic| topic.name.clone());
-    let lost = lost.into_iter().map(|lost| (name(lost.at), lost)).collect();
-    Ok(Recovered { from: marker.hub_id, hub: identity.hub_id, journals, missing, lost })
+    Ok(recovered)
+}
+
+impl Recovered {
+    /// As it is kept on the volume.
+    fn told(&self, now_ms: i64) -> Recovery {
+        let range = |(topic, lost): &(String, Lost)| LostRange {
+            topic: topic.clone(),
+            partition: lost.at.partition.0,
+            from: lost.from.0,
+            end: lost.end.0,
+        };
+        let records = self.lost.iter().map(|(_, lost)| u64::try_from(lost.end.0.saturating_sub(lost.from.0)).unwrap_or(0));
+        Recovery {
+            from: self.from,
+            time_ms: now_ms,
+            // A journal that never had anything has no time.
+            state_time_ms: self.journals.values().map(|time| time.0).filter(|time| *time > 0).min().unwrap_or(0),
+            missing_journals: self.missing.iter().map(|journal| journal.0).collect(),
+            lost_records: records.sum(),
+            lost_partitions: u32::try_from(self.lost.len()).unwrap_or(u32::MAX),
+            lost: self.lost.iter().take(Recovery::MOST_LISTED).map(range).collect(),
+        }
+    }
 }
 
 /// The newest checkpoint of each journal that is whole.

@@ -181,6 +181,7 @@ pub const EVENTS: &[(&str, &str, &str)] = &[
     ("Hub", "PodReplaced", "A pod of an outdated template was deleted, so that a new one comes."),
     ("Hub", "FieldsSetBack", "Another field manager had changed what the operator sets; it was set back."),
     ("Hub", "OperatedElsewhere", "This installation leaves the hub to another one."),
+    ("Hub", "Recovered", "The hub was rebuilt from its bucket: says what was lost with the volume. `status.recovered` keeps it."),
     (
         "Hub",
         "Kept",

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::{Edge, convert, errors};
 use crate::hub::{Caller, Error, NewTopic, TopicChanges, TopicDescription, TopicStatistics};
+use crate::identity::{LostRange, Recovery};
 
 /// Events that wait for the transport.
 const EVENTS: usize = 64;
@@ -191,7 +192,26 @@ impl Operator {
                 tier_problem: hub.tier_problem.unwrap_or_default(),
             }),
             topics: topics.iter().map(|topic| topic_numbers(topic, request.include_partitions, leader)).collect(),
+            recovery: self.0.hub.recovery().map(recovery_out),
         })
+    }
+}
+
+fn recovery_out(recovery: &Recovery) -> wire::Recovery {
+    let range = |lost: &LostRange| wire::LostRange {
+        topic: lost.topic.clone(),
+        partition: lost.partition,
+        from: lost.from,
+        end: lost.end,
+    };
+    wire::Recovery {
+        from_hub_id: hub_bytes(recovery.from),
+        time_ms: recovery.time_ms,
+        state_time_ms: recovery.state_time_ms,
+        missing_journals: recovery.missing_journals.clone(),
+        lost_records: recovery.lost_records,
+        lost_partitions: recovery.lost_partitions,
+        lost: recovery.lost.iter().map(range).collect(),
     }
 }
 

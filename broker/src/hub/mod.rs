@@ -117,6 +117,11 @@ impl Hub {
         self.inner.broker
     }
 
+    /// What the recovery that made this broker's volume found and lost, if one did.
+    pub fn recovery(&self) -> Option<&crate::identity::Recovery> {
+        self.inner.identity.recovered.as_ref()
+    }
+
     /// Identity of this broker's volume.
     pub fn incarnation(&self) -> Uuid {
         self.inner.incarnation

@@ -91,11 +91,35 @@ pub struct HubStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["topicUid".to_owned()]))]
     #[serde(default)]
     pub pending_deletions: Vec<PendingDeletion>,
+    /// What the last recovery from the bucket found and lost. It stays, so that nobody has to have read the logs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<Recovered>,
     /// `Ready`: all is as the object says. `Available`: clients are served. `Progressing`: something is being changed. `Degraded`: something is
     /// wrong that somebody has to look at. `TierAvailable`: the object store is reached.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     #[serde(default)]
     pub conditions: Vec<Condition>,
+}
+
+/// A recovery from the bucket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Recovered {
+    /// The hub whose bucket it was.
+    pub from_hub_id: String,
+    /// When it ran, as `2026-11-21T16:00:00Z`.
+    pub time: String,
+    /// What was acknowledged after this time and had not been uploaded is lost: when the oldest state was written that was found of a journal.
+    #[serde(default)]
+    pub state_time: Option<String>,
+    /// Records that are known to have been acknowledged and are lost.
+    #[serde(default)]
+    pub lost_records: i64,
+    /// Partitions that these were in.
+    #[serde(default)]
+    pub lost_partitions: i64,
+    /// All of it in a sentence, with the first of those partitions.
+    pub message: String,
 }
 
 /// A listener's address.

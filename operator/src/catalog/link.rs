@@ -85,12 +85,14 @@ pub enum LinkState {
 }
 
 /// What the brokers say of themselves.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct HubNumbers {
     /// What the object store said, while it cannot be reached or refuses.
     pub tier_problem: Option<String>,
     /// The log is above its soft mark.
     pub wal_percent: u64,
+    /// What the recovery that made the broker's volume found and lost.
+    pub recovery: Option<wire::Recovery>,
 }
 
 /// A client whose calls carry tokens.
@@ -412,10 +414,11 @@ impl Link {
         };
         if let Some(hub) = answer.hub {
             let wal_percent = hub.wal_used_bytes.saturating_mul(100).checked_div(hub.wal_budget_bytes).unwrap_or(0);
-            let numbers = HubNumbers { tier_problem: hub.tier_unavailable.then_some(hub.tier_problem), wal_percent };
-            let problem = numbers.tier_problem.clone();
-            let before = self.numbers.lock().replace(numbers);
-            if before.is_none_or(|before| before.tier_problem != problem) {
+            let tier_problem = hub.tier_unavailable.then_some(hub.tier_problem);
+            let numbers = HubNumbers { tier_problem, wal_percent, recovery: answer.recovery };
+            let said = |numbers: &HubNumbers| (numbers.tier_problem.clone(), numbers.recovery.clone());
+            let (says, before) = (said(&numbers), self.numbers.lock().replace(numbers));
+            if before.is_none_or(|before| said(&before) != says) {
                 self.tell(Told::Turned(self.key.clone())).await;
             }
         }

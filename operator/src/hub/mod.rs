@@ -5,6 +5,7 @@ pub mod labels;
 pub mod objects;
 pub mod pods;
 pub mod prune;
+pub mod recovery;
 pub mod status;
 pub mod wishes;
 pub mod workload;
@@ -296,5 +297,9 @@ fn said(ctx: &Context, hub: &Hub, old: &HubStatus, new: &HubStatus) {
     ctx.metrics.status_written("Hub");
     if let Some((kind, reason, message)) = status::turned(old, new) {
         ctx.event(hub, kind, &reason, &message);
+    }
+    if let Some(recovered) = new.recovered.as_ref().filter(|_| new.recovered != old.recovered) {
+        let kind = if recovery::is_loss(recovered) { EventType::Warning } else { EventType::Normal };
+        ctx.event(hub, kind, "Recovered", &recovered.message);
     }
 }

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::events::EventType;
-use tidegate_crd::status::{BrokerStatus, ListenerStatus};
+use tidegate_crd::status::{BrokerStatus, ListenerStatus, Recovered};
 use tidegate_crd::{Hub, HubStatus};
 
 use super::labels::{BROKER_ID, Names, selector};
@@ -67,6 +67,10 @@ impl Measured {
         matches!(self.link, Some(LinkState::Synced { .. }))
     }
 
+    fn recovered(&self) -> Option<Recovered> {
+        self.numbers.as_ref()?.recovery.as_ref().filter(|_| self.is_linked()).map(super::recovery::told)
+    }
+
     /// Whether nothing is on its way.
     pub fn is_settled(&self) -> bool {
         self.ready && self.up_to_date && self.is_linked() && self.problems.is_empty()
@@ -117,6 +121,7 @@ pub fn status_of(hub: &Hub, seen: &Measured, installation: &str, now: Timestamp)
         topics: seen.topics.map(|topics| u32::try_from(topics).unwrap_or(u32::MAX)).or(old.topics),
         detached_topics: if seen.is_linked() { seen.detached.clone() } else { old.detached_topics.clone() },
         pending_deletions: old.pending_deletions.clone(),
+        recovered: seen.recovered().or_else(|| old.recovered.clone()),
         conditions: with_note(
             &old.conditions,
             conditions::merge(&old.conditions, &wanted(hub, seen), generation, now),

@@ -85,7 +85,8 @@ pub(crate) async fn config() -> Config {
     config_of(tokio::task::spawn_blocking(shared).await.unwrap()).await
 }
 
-async fn config_of(server: &Server) -> Config {
+/// How a server is reached as its administrator.
+pub(crate) async fn config_of(server: &Server) -> Config {
     let kubeconfig = Kubeconfig::read_from(server.kubeconfig()).unwrap();
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
     config.read_timeout = Some(Duration::from_secs(295));

@@ -10,5 +10,6 @@ mod matrix;
 mod outages;
 mod program;
 mod reports;
+mod rights;
 mod scale;
 mod schema;

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# A real Kubernetes of two nodes on this machine, without Docker, a registry or the network: etcd, API server, controllers, scheduler, and for each node
+# A real Kubernetes of two nodes (TIDEGATE_NODES=1 to 9 for another number) on this machine, without Docker, a registry or the network: etcd, API server, controllers, scheduler, and for each node
 # a kubelet, kube-proxy and containerd in namespaces of their own; CoreDNS; MinIO as the Service minio.minio.svc:9000 (user and password: tidegate-test, bucket: tidegate).
 #
-#   cluster.sh up                     starts it and waits until both nodes are ready (some ten seconds, about 1 GB of memory)
+#   cluster.sh up                     starts it and waits until all nodes are ready (some ten seconds, about 1 GB of memory)
 #   cluster.sh exec COMMAND…          runs a command where the cluster's addresses can be reached, with KUBECONFIG set
 #   cluster.sh load ARCHIVE…          puts image archives on all nodes
 #   cluster.sh node-kill NODE         kills every process of a node at once, as a power cut does; its disks stay
@@ -58,6 +58,8 @@ possible() {
 
 up() {
   [ "$(id -u)" = 0 ] || fail "it needs root"
+  local count=${TIDEGATE_NODES:-2}
+  [[ $count =~ ^[1-9]$ ]] || fail "TIDEGATE_NODES is $count: give 1 to 9"
   case $folder in /run/* | /var/*) fail "the folder may not lie in /run or /var (TIDEGATE_CLUSTER is $folder)" ;; esac
   [ ${#folder} -le 60 ] || fail "the folder's path is longer than 60 bytes, too long for sockets in it (TIDEGATE_CLUSTER is $folder)"
   ! first_process >/dev/null || fail "a cluster runs in $folder already"
@@ -67,8 +69,8 @@ up() {
   for program in kube-apiserver kubelet coredns helm minio; do [ -x "$bin/$program" ] || fail "$program is missing: deploy/setup.sh cluster"; done
   remove
   mkdir -p "$folder/log"
-  say "starting a cluster of two nodes in $folder"
-  CGROUP=$cgroup setsid unshare --mount --pid --fork --kill-child --mount-proc --net --uts --ipc bash "$here/control-plane.sh" "$folder" \
+  say "starting a cluster of $count nodes in $folder"
+  CGROUP=$cgroup NODES=$count setsid unshare --mount --pid --fork --kill-child --mount-proc --net --uts --ipc bash "$here/control-plane.sh" "$folder" \
     >"$folder/log/up.log" 2>&1 </dev/null &
   if ! watched=$! until_true 120 "the nodes" test -e "$folder/ready"; then
     tail -n 5 "$folder"/log/up.log "$folder"/log/node?.log >&2
@@ -120,7 +122,7 @@ load() {
 api_down() { enter bash -c ": >'$folder/api-down'; kill -KILL \$(cat '$folder/kube-apiserver.pid')"; }
 api_up() { rm -f "$folder/api-down"; }
 node_kill() { enter bash -c "kill -KILL \$(cat '$folder/$1/first-process')"; }
-node_start() { enter env CGROUP="$cgroup" bash "$here/node.sh" start "$folder" "$1"; }
+node_start() { enter env CGROUP="$cgroup" NODES="$(find "$folder" -maxdepth 1 -name 'node[0-9]' | wc -l)" bash "$here/node.sh" start "$folder" "$1"; }
 
 command=${1:-}
 shift || true

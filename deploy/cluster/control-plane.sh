@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # The first process of a test cluster's namespaces; cluster.sh starts it. Its network holds the control plane, CoreDNS and MinIO at 10.10.0.1 and a bridge
-# to the nodes 10.10.0.11 and 10.10.0.12; services are 10.96.0.0/16, pods 10.244.NODE.0/24.
+# to the nodes 10.10.0.11, 10.10.0.12 …; services are 10.96.0.0/16, pods 10.244.NODE.0/24.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source "$here/lib.sh"
 folder=$1
-nodes="node1 node2"
+nodes=""
+for number in $(seq "${NODES:-2}"); do nodes="$nodes node$number"; done
 pki="$folder/pki"
 address=10.10.0.1
 

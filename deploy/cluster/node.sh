@@ -46,7 +46,7 @@ network() {
   ip link set eth0 up
   ip route add default via 10.10.0.1
   local other
-  for other in 1 2; do [ "$other" = "$number" ] || ip route add "10.244.$other.0/24" via "10.10.0.1$other"; done
+  for other in $(seq "${NODES:-2}"); do [ "$other" = "$number" ] || ip route add "10.244.$other.0/24" via "10.10.0.1$other"; done
   sysctl -qw net.ipv4.ip_forward=1
 }
 

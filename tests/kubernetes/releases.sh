@@ -74,7 +74,7 @@ may() { kube auth can-i "$1" "$2" -n "$3" --as system:serviceaccount:team-operat
 expect "patching topics in its namespace" "$(may patch topics team-a)" yes
 expect "reading topics elsewhere" "$(may list topics team-b)" no
 expect "reading Secrets in its namespace" "$(may get secrets team-a)" no
-expect "deleting volume claims" "$(may delete persistentvolumeclaims team-a)" no
+expect "deleting volumes" "$(may delete persistentvolumes team-a)" no
 expect "the status of a hub elsewhere" "$(field hub/hub .status -n team-b)" ""
 at_hub hub team-a
 helm_in uninstall team --namespace team-operator --wait --timeout 90s >/dev/null

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Tests on a real Kubernetes of two nodes on this machine (deploy/cluster), in parts that run one after the other on one cluster:
+# Tests on a real Kubernetes on this machine (deploy/cluster), in parts that run one after the other on one cluster of two nodes, or four for `fleet`:
 #
 #   newcomer   what README tells a user, from helm install over lost pods, nodes and volumes to helm uninstall, with timings
 #   releases   helm upgrade from an earlier release, an operator for one namespace with a first hub, helm rollback
 #   faults     what a person sees when something is wrong: Secrets, buckets, classes, images, nodes, the API server, definitions
+#   fleet      a hub of many brokers: kubectl scale up and down under load, a rolling restart, a lost node, what is refused
 #
 #   tests/kubernetes/run.sh [--keep] [PART…]   builds what is missing, runs (default: all parts), takes the cluster down; --keep leaves it up
 #
@@ -19,11 +20,11 @@ keep='' parts=()
 for argument in "$@"; do
   case $argument in
     --keep) keep=yes ;;
-    newcomer | releases | faults) parts+=("$argument") ;;
-    *) sed -n '2,17s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    newcomer | releases | faults | fleet) parts+=("$argument") ;;
+    *) sed -n '2,18s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
   esac
 done
-[ ${#parts[@]} -gt 0 ] || parts=(newcomer releases faults)
+[ ${#parts[@]} -gt 0 ] || parts=(newcomer releases faults fleet)
 if [ -n "$keep" ]; then export TIDEGATE_CLUSTER=${TIDEGATE_CLUSTER:-/tmp/tidegate-newcomer}; else export TIDEGATE_CLUSTER_OWNER=$$; fi
 source tests/kubernetes/lib.sh
 
@@ -52,7 +53,8 @@ fi
 tidegate=$CARGO_TARGET_DIR/$profile/tidegate
 python=$(tests/tools/python.sh)
 
-step "a cluster of two nodes with MinIO"
+[[ " ${parts[*]} " != *" fleet "* ]] || export TIDEGATE_NODES=4
+step "a cluster of ${TIDEGATE_NODES:-2} nodes with MinIO"
 "$cluster" down
 [ -n "$keep" ] || trap '"$cluster" down' EXIT
 "$cluster" up

@@ -11,6 +11,7 @@ use tidegate_proto::operator::v1::{self as wire, ClusterBrokerState};
 use tonic::{Request, Response, Status};
 
 use super::Edge;
+use super::operator::Operator;
 use crate::fleet::{BrokerStatus, ClusterStatus, JournalStatus};
 use crate::hub::{Error, PartitionRef};
 
@@ -35,6 +36,7 @@ impl ClusterService for Cluster {
     ) -> Result<Response<wire::SetBrokerStateResponse>, Status> {
         let work = async {
             let request = request.into_inner();
+            self.fenced(request.context.as_ref())?;
             let state = match request.state() {
                 ClusterBrokerState::Active => BrokerState::Active,
                 ClusterBrokerState::Draining => BrokerState::Draining,
@@ -54,7 +56,9 @@ impl ClusterService for Cluster {
         request: Request<wire::SetReplicationFactorRequest>,
     ) -> Result<Response<wire::SetReplicationFactorResponse>, Status> {
         let work = async {
-            self.0.hub.set_replication_factor(request.into_inner().replication_factor).await?;
+            let request = request.into_inner();
+            self.fenced(request.context.as_ref())?;
+            self.0.hub.set_replication_factor(request.replication_factor).await?;
             Ok(wire::SetReplicationFactorResponse {})
         };
         self.0.call("cluster.SetReplicationFactor", work).await
@@ -71,6 +75,16 @@ impl ClusterService for Cluster {
             Ok(wire::MovePartitionResponse {})
         };
         self.0.call("cluster.MovePartition", work).await
+    }
+}
+
+impl Cluster {
+    /// Refuses an operator if another one has taken over; a person has no epoch.
+    fn fenced(&self, context: Option<&wire::OperatorContext>) -> Result<(), Error> {
+        match context {
+            Some(_) => Operator(Arc::clone(&self.0)).caller(context, None).map(drop),
+            None => Ok(()),
+        }
     }
 }
 

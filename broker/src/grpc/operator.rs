@@ -119,7 +119,7 @@ impl Operator {
     }
 
     /// Who calls, refused if another operator has taken over.
-    fn caller(
+    pub(super) fn caller(
         &self,
         context: Option<&wire::OperatorContext>,
         object: Option<tidegate_journal::entry::BoundObject>,

@@ -80,9 +80,10 @@ imagePullSecrets:
   resources: [hubs/finalizers]
   verbs: [update]
 # What goes with a hub is collected by the cluster. Objects are made and changed by server-side apply, which asks for `create` where there is none.
+# What is left of a broker that its hub has retired is deleted by uid.
 - apiGroups: [apps]
   resources: [statefulsets]
-  verbs: [get, list, watch, create, patch]
+  verbs: [list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [services]
   verbs: [list, watch, create, patch, delete]
@@ -92,13 +93,12 @@ imagePullSecrets:
 - apiGroups: [""]
   resources: [serviceaccounts]
   verbs: [create, patch]
-# Volumes are made and grown, never deleted.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [get, list, watch, create, patch]
+  verbs: [list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, delete]
+  verbs: [list, watch, delete]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [create, patch]

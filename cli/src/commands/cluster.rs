@@ -15,7 +15,7 @@ pub(crate) async fn run(args: ClusterArgs) -> Result<()> {
     let connection = Connection { address: args.operator_address, any_broker: false, output };
     let mut client = ClusterServiceClient::new(connect(&connection).await?);
     let mut set = async |broker_id, state: ClusterBrokerState| {
-        let request = wire::SetBrokerStateRequest { broker_id, state: state.into() };
+        let request = wire::SetBrokerStateRequest { broker_id, state: state.into(), context: None };
         client.set_broker_state(request).await.map_err(CommandError::from)
     };
     match args.command {
@@ -40,7 +40,7 @@ pub(crate) async fn run(args: ClusterArgs) -> Result<()> {
             said(output, &format!("partition {partition} of {topic} lives in journal {to}"));
         }
         ClusterCommand::Replicas { factor } => {
-            let request = wire::SetReplicationFactorRequest { replication_factor: factor };
+            let request = wire::SetReplicationFactorRequest { replication_factor: factor, context: None };
             client.set_replication_factor(request).await.map_err(CommandError::from)?;
             said(output, &format!("each journal shall have {factor} voters"));
         }

@@ -28,7 +28,9 @@ use crate::quantity::Size;
     ),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether all is as the object says."),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why it is so."),
-    printcolumn(name = "Brokers", type_ = "integer", json_path = ".status.readyReplicas", description = "How many brokers serve."),
+    printcolumn(name = "Brokers", type_ = "string", json_path = ".status.brokersReady", description = "How many brokers serve, of how many there shall be."),
+    printcolumn(name = "Under-Replicated", type_ = "integer", json_path = ".status.underReplicatedJournals", description = "Journals with fewer copies in sync than there shall be."),
+    printcolumn(name = "Leaders", type_ = "string", json_path = ".status.leaders", description = "How many journals each broker leads, by the brokers' numbers."),
     printcolumn(name = "Topics", type_ = "integer", json_path = ".status.topics", description = "How many topics it has."),
     printcolumn(name = "Address", type_ = "string", json_path = ".status.address", description = "Where clients in the cluster reach it."),
     printcolumn(name = "Bucket", type_ = "string", json_path = ".spec.objectStore.s3.bucket", description = "Where everything older is kept.", priority = "1"),
@@ -41,7 +43,11 @@ use crate::quantity::Size;
     validation = Rule::new("has(self.journals) == has(oldSelf.journals) && (!has(self.journals) || self.journals == oldSelf.journals)")
         .message("spec.journals is fixed when the hub first starts: make a new Hub and copy the topics"),
     validation = Rule::new("has(self.objectStore.s3) == has(oldSelf.objectStore.s3)")
-        .message("spec.objectStore keeps its kind: make a new Hub for another store")
+        .message("spec.objectStore keeps its kind: make a new Hub for another store"),
+    validation = Rule::new("!has(self.replicationFactor) || (has(self.brokers.replicas) ? self.brokers.replicas : 1) >= self.replicationFactor")
+        .message("spec.brokers.replicas is below spec.replicationFactor: keep as many brokers as there are copies of each record, or ask for fewer copies first"),
+    validation = Rule::new("has(self.replicationFactor) || !has(oldSelf.brokers.replicas) || oldSelf.brokers.replicas < 3 || (has(self.brokers.replicas) && self.brokers.replicas >= 3)")
+        .message("fewer than 3 brokers cannot hold 3 copies of each record: keep 3, or say spec.replicationFactor: 1 with it, and each record is on one broker only")
 )]
 pub struct HubSpec {
     /// The brokers.
@@ -51,6 +57,11 @@ pub struct HubSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 64))]
     pub journals: Option<u32>,
+    /// How many brokers hold each record before it is acknowledged: 1, 3 or 5, and no more than there are brokers. Default: 3 with three brokers or
+    /// more, else 1. Fewer copies than before have to be asked for here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self in [1, 3, 5]").message("must be 1, 3 or 5: an even number of copies survives no more losses than one less"))]
+    pub replication_factor: Option<i32>,
     /// Where everything older goes. One kind has to be given.
     pub object_store: ObjectStore,
     /// Where clients connect. Default: one gRPC listener named `grpc` on port 7171, reached from within the cluster.
@@ -83,10 +94,9 @@ pub struct HubSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Brokers {
-    /// How many. Only 1 until brokers replicate to each other.
+    /// How many, 1 to 100. Default 1. Up and down by `kubectl scale hub`; a broker that goes is drained first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self == 1")
-        .message("must be 1: this version does not replicate between brokers yet; give the one broker more resources instead"))]
+    #[schemars(range(min = 1, max = 100))]
     pub replicas: Option<i32>,
     /// Each broker's volume, which holds what is not yet in the object store.
     #[serde(default)]
@@ -279,7 +289,8 @@ pub struct WebIdentity {
 pub struct Listener {
     /// Its name.
     #[schemars(length(min = 1, max = 15))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("a listener's name consists of a-z, 0-9 and '-', and begins with a letter"))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("a listener's name consists of a-z, 0-9 and '-', and begins with a letter"),
+        validation = Rule::new("!(self in ['brokers', 'peers'])").message("is the name of a Service of the brokers: give another"))]
     pub name: String,
     /// What is spoken there.
     #[serde(default)]

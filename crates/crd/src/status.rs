@@ -67,6 +67,18 @@ pub struct HubStatus {
     /// How many of them serve.
     #[serde(default)]
     pub ready_replicas: i32,
+    /// How many brokers serve, of how many there shall be: `3/3`.
+    #[serde(default)]
+    pub brokers_ready: String,
+    /// How many brokers hold each record before it is acknowledged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication_factor: Option<i32>,
+    /// Journals with fewer copies in sync than there shall be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub under_replicated_journals: Option<i32>,
+    /// How many journals each broker leads, by the brokers' numbers: `2/2/1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaders: Option<String>,
     /// Selects the brokers' pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
@@ -142,8 +154,15 @@ pub struct BrokerStatus {
     pub pod: String,
     /// Its volume claim.
     pub volume_claim: String,
-    /// `Ready`, `NotReady` or `Missing`.
+    /// `Ready`, `NotReady`, `Missing`, `Draining` (its copies go elsewhere), `Lost` (its node or volume has gone) or `Retired` (its pod and volume
+    /// are being deleted).
     pub state: String,
+    /// Journals of which it has a copy.
+    #[serde(default)]
+    pub replicas: i32,
+    /// Journals that it leads.
+    #[serde(default)]
+    pub leads: i32,
     /// Why it is not ready, as far as the cluster says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

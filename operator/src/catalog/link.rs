@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use tidegate_model::TopicUid;
 use tidegate_proto::errors::Reason;
 use tidegate_proto::operator::v1 as wire;
+use tidegate_proto::operator::v1::cluster_service_client::ClusterServiceClient;
 use tidegate_proto::operator::v1::operator_service_client::OperatorServiceClient;
 use tidegate_proto::operator::v1::watch_topics_response::Event;
 use tidegate_proto::token::{Signed, SigningKey};
@@ -93,13 +94,38 @@ pub struct HubNumbers {
     pub wal_percent: u64,
     /// What the recovery that made the broker's volume found and lost.
     pub recovery: Option<wire::Recovery>,
+    /// How the brokers are, in short: what must not change unseen.
+    pub cluster: Option<ClusterDigest>,
+}
+
+/// What of a hub's brokers and journals is worth a look when it changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterDigest {
+    /// States of the brokers, by number, and how many journals each leads.
+    pub brokers: Vec<(u32, i32, u32)>,
+    /// Journals without a leader or with fewer voters in sync than there shall be.
+    pub lacking: u32,
+}
+
+impl ClusterDigest {
+    fn of(told: &wire::DescribeClusterResponse) -> ClusterDigest {
+        let mut brokers = std::collections::BTreeMap::new();
+        let whole = crate::hub::fleet::learn(&mut brokers, told);
+        ClusterDigest {
+            brokers: told.brokers.iter().map(|broker| (broker.broker_id, broker.state, broker.leads)).collect(),
+            lacking: whole.lacking,
+        }
+    }
 }
 
 /// A client whose calls carry tokens.
 type Client = OperatorServiceClient<Signed<Channel>>;
 
+type Cluster = ClusterServiceClient<Signed<Channel>>;
+
 struct Session {
     client: Client,
+    cluster: Cluster,
     context: wire::OperatorContext,
 }
 
@@ -193,12 +219,45 @@ impl Link {
         Ok(())
     }
 
+    /// Where the link goes.
+    pub fn endpoint(&self) -> Option<String> {
+        self.target.lock().endpoint.clone()
+    }
+
+    /// How the hub's brokers and journals are now.
+    pub async fn cluster(&self) -> Result<wire::DescribeClusterResponse, CallError> {
+        let (mut client, _) = self.cluster_call()?;
+        let answer = client.describe_cluster(wire::DescribeClusterRequest {}).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.failed(status))
+    }
+
+    /// Commits what a broker shall do.
+    pub async fn set_broker_state(&self, broker_id: u32, state: wire::ClusterBrokerState) -> Result<(), CallError> {
+        let (mut client, context) = self.cluster_call()?;
+        let request = wire::SetBrokerStateRequest { broker_id, state: state.into(), context: Some(context) };
+        client.set_broker_state(request).await.map(drop).map_err(|status| self.failed(status))
+    }
+
+    /// Commits how many voters each journal shall have.
+    pub async fn set_replication_factor(&self, replication_factor: u32) -> Result<(), CallError> {
+        let (mut client, context) = self.cluster_call()?;
+        let request = wire::SetReplicationFactorRequest { replication_factor, context: Some(context) };
+        client.set_replication_factor(request).await.map(drop).map_err(|status| self.failed(status))
+    }
+
     fn call(&self) -> Result<(Client, wire::OperatorContext), CallError> {
+        self.live().map(|session| (session.client.clone(), session.context.clone()))
+    }
+
+    fn cluster_call(&self) -> Result<(Cluster, wire::OperatorContext), CallError> {
+        self.live().map(|session| (session.cluster.clone(), session.context.clone()))
+    }
+
+    fn live(&self) -> Result<Arc<Session>, CallError> {
         if !self.settings.term.holds() {
             return Err(CallError::Unreachable);
         }
-        let session = self.session.lock().clone().ok_or(CallError::Unreachable)?;
-        Ok((session.client.clone(), session.context.clone()))
+        self.session.lock().clone().ok_or(CallError::Unreachable)
     }
 
     /// Takes the answer into the mirror, so that the next look sees what was just done.
@@ -315,7 +374,8 @@ impl Link {
         let channel = connect(endpoint).await.map_err(unreachable)?;
         let (mut client, context) = self.take_over(&channel, target).await?;
         let id = Uuid::from_slice(&context.hub_id).map_err(|_| CallError::Unreachable)?;
-        *self.session.lock() = Some(Arc::new(Session { client: client.clone(), context: context.clone() }));
+        let cluster = ClusterServiceClient::new(self.signed(&channel, id)).max_decoding_message_size(64 << 20);
+        *self.session.lock() = Some(Arc::new(Session { client: client.clone(), cluster, context: context.clone() }));
         let watch = wire::WatchTopicsRequest { context: Some(context.clone()), after_revision: 0 };
         let events = client.watch_topics(watch).await.map_err(|status| self.failed(status))?.into_inner();
         let mut ticks = tokio::time::interval(self.settings.measure_every);
@@ -365,9 +425,12 @@ impl Link {
     }
 
     fn client(&self, channel: &Channel, hub: Uuid) -> Client {
+        OperatorServiceClient::new(self.signed(channel, hub)).max_decoding_message_size(64 << 20)
+    }
+
+    fn signed(&self, channel: &Channel, hub: Uuid) -> Signed<Channel> {
         let now = || k8s_openapi::jiff::Timestamp::now().as_second();
-        let signed = Signed::new(channel.clone(), Arc::clone(&self.settings.key), hub, now);
-        OperatorServiceClient::new(signed).max_decoding_message_size(64 << 20)
+        Signed::new(channel.clone(), Arc::clone(&self.settings.key), hub, now)
     }
 
     async fn follow(&self, mut events: tonic::Streaming<wire::WatchTopicsResponse>, hub_id: Uuid) -> CallError {
@@ -415,8 +478,9 @@ impl Link {
         if let Some(hub) = answer.hub {
             let wal_percent = hub.wal_used_bytes.saturating_mul(100).checked_div(hub.wal_budget_bytes).unwrap_or(0);
             let tier_problem = hub.tier_unavailable.then_some(hub.tier_problem);
-            let numbers = HubNumbers { tier_problem, wal_percent, recovery: answer.recovery };
-            let said = |numbers: &HubNumbers| (numbers.tier_problem.clone(), numbers.recovery.clone());
+            let cluster = self.cluster().await.ok().map(|told| ClusterDigest::of(&told));
+            let numbers = HubNumbers { tier_problem, wal_percent, recovery: answer.recovery, cluster };
+            let said = |numbers: &HubNumbers| (numbers.tier_problem.clone(), numbers.recovery.clone(), numbers.cluster.clone());
             let (says, before) = (said(&numbers), self.numbers.lock().replace(numbers));
             if before.is_none_or(|before| said(&before) != says) {
                 self.tell(Told::Turned(self.key.clone())).await;

@@ -1,4 +1,5 @@
-//! The broker's settings file. Pure. Field names are the broker's own; its parser refuses unknown ones, and a test feeds it this file.
+//! The brokers' settings file, one for all of a hub; what differs from broker to broker comes as variables of its pod. Pure. Field names are the
+//! broker's own; its parser refuses unknown ones, and a test feeds it this file.
 
 use kube::ResourceExt;
 use serde_json::{Map, Value, json};
@@ -6,7 +7,6 @@ use tidegate_crd::Hub;
 use tidegate_crd::hub::{Addressing, LogFormat};
 use tidegate_crd::quantity::parse_bytes;
 
-use super::labels::{BROKER_ID, Names};
 use crate::error::Error;
 
 /// Where the file is mounted.
@@ -19,6 +19,8 @@ pub const DATA: &str = "/var/lib/tidegate";
 pub const HTTP_PORT: u16 = 7173;
 /// The port of the brokers' client listener; Services map their own ports to it.
 pub const CLIENT_PORT: u16 = 7171;
+/// The port of the brokers' listener for each other.
+pub const PEER_PORT: u16 = 7174;
 
 /// Bytes of the volume, whatever is written in the object.
 fn volume_bytes(hub: &Hub) -> u64 {
@@ -34,13 +36,11 @@ pub fn prefix(hub: &Hub) -> String {
 /// The settings file as TOML.
 pub fn settings(hub: &Hub, public_key: &str) -> Result<String, Error> {
     let spec = &hub.spec;
-    let names = Names::of(hub);
     let volume = volume_bytes(hub);
     // The log may take half of the volume; the block cache a tenth; the rest is for checkpoints and air.
     let mut hub_settings = json!({
         "data_dir": DATA,
         "store_prefix": prefix(hub),
-        "broker_id": BROKER_ID,
         "wal": {"budget_bytes": volume / 2},
         "tier": {"cache_disk_bytes": volume / 10},
     });
@@ -64,7 +64,7 @@ pub fn settings(hub: &Hub, public_key: &str) -> Result<String, Error> {
             "client": format!("0.0.0.0:{CLIENT_PORT}"),
             "operator": format!("0.0.0.0:{}", crate::catalog::network::OPERATOR_PORT),
             "http": format!("0.0.0.0:{HTTP_PORT}"),
-            "advertised": format!("{}.{}.{}.svc:{CLIENT_PORT}", names.pod(), names.brokers(), hub.namespace().unwrap_or_default()),
+            "peer": format!("0.0.0.0:{PEER_PORT}"),
         },
         "limits": limits,
         "operator": {"public_key": public_key},

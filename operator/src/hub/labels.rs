@@ -20,8 +20,8 @@ pub const IDENTITY_MANAGER: &str = "tidegate-identity";
 /// Selects everything that the operator made.
 pub const SELECTOR: &str = "app.kubernetes.io/managed-by=tidegate-operator";
 
-/// Number of the only broker until there are more.
-pub const BROKER_ID: u32 = 1;
+/// Number of a hub's first broker, which makes the hub; all others come into it.
+pub const FIRST: u32 = 1;
 
 /// Names of a hub's objects.
 pub struct Names<'a> {
@@ -34,14 +34,24 @@ impl<'a> Names<'a> {
         Names { hub: hub.metadata.name.as_deref().unwrap_or_default() }
     }
 
-    /// The broker's StatefulSet and volume claim.
-    pub fn workload(&self) -> String {
-        format!("{}-broker-{BROKER_ID}", self.hub)
+    /// A broker's StatefulSet and volume claim.
+    pub fn workload(&self, broker: u32) -> String {
+        format!("{}-broker-{broker}", self.hub)
     }
 
-    /// The broker's pod.
-    pub fn pod(&self) -> String {
-        format!("{}-0", self.workload())
+    /// A broker's pod.
+    pub fn pod(&self, broker: u32) -> String {
+        format!("{}-0", self.workload(broker))
+    }
+
+    /// The broker whose StatefulSet or volume claim has this name.
+    pub fn broker(&self, workload: &str) -> Option<u32> {
+        workload.strip_prefix(self.hub)?.strip_prefix("-broker-")?.parse().ok().filter(|id| *id > 0)
+    }
+
+    /// The headless Service by which a new broker finds those that serve.
+    pub fn peers(&self) -> String {
+        format!("{}-peers", self.hub)
     }
 
     /// The headless Service, and ConfigMap and ServiceAccount.

@@ -1,22 +1,24 @@
 //! Hubs: read what there is, plan the objects that should be, apply them, roll pods, report.
 
 pub mod config;
+pub mod fleet;
+pub mod found;
 pub mod labels;
 pub mod objects;
 pub mod pods;
 pub mod prune;
 pub mod recovery;
 pub mod status;
+pub mod steps;
 pub mod wishes;
 pub mod workload;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
 use kube::{Api, ResourceExt};
@@ -24,6 +26,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tidegate_crd::{Hub, HubStatus};
+use tidegate_proto::operator::v1 as wire;
 use uuid::Uuid;
 
 use crate::FIELD_MANAGER;
@@ -37,16 +40,8 @@ use crate::topic::params;
 /// When a hub in the middle of a change is looked at again, if nothing happens before.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
-/// What there is of a hub, beside the object.
-#[derive(Clone, Debug, Default)]
-pub struct Found {
-    /// The broker's StatefulSet.
-    pub workload: Option<StatefulSet>,
-    /// Its pod.
-    pub pod: Option<Pod>,
-    /// Its volume claim.
-    pub claim: Option<PersistentVolumeClaim>,
-}
+/// When one of several brokers in the middle of a change is looked at again: what the hub says of them is not watched.
+const LOOK_AGAIN_SOON: Duration = Duration::from_secs(2);
 
 /// When a hub in a namespace that goes is looked at again.
 const GOING: Duration = Duration::from_secs(60);
@@ -78,27 +73,59 @@ async fn bring_together(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Action, Erro
         Some(_) => hub,
         None => Arc::new(claim(&ctx, &hub).await?),
     };
-    let found = dereference(&ctx, &hub).await?;
+    let found = found::dereference(&ctx, &hub).await?;
+    let (told, view) = look(&ctx, &hub, &found).await;
+    let mut plan = fleet::plan(&view);
     let mut problems = Vec::new();
     if !hub.spec.paused {
-        match pods::claim_problem(&hub, found.claim.as_ref()) {
-            Some(problem) => problems.push(("VolumeOfAnotherHub", problem)),
-            None => {
-                problems.extend(apply(&ctx, &hub).await?);
-                roll(&ctx, &hub, &found).await?;
-            }
+        problems.extend(
+            found
+                .claims
+                .values()
+                .find_map(|claim| pods::claim_problem(&hub, Some(claim)))
+                .map(|problem| ("VolumeOfAnotherHub", problem)),
+        );
+        if problems.is_empty() {
+            problems.extend(apply(&ctx, &hub, &crew(&view, &plan)).await?);
+            steps::take(&ctx, &hub, &found, &mut plan).await?;
         }
     }
     link(&ctx, &hub, &found);
     let state = ctx.links.get(&key).map(|link| link.state());
     if let Some(LinkState::Synced { hub_id }) = &state {
-        label_claim(&ctx, &hub, &found, *hub_id).await?;
+        label_claims(&ctx, &hub, &found, &view, *hub_id).await?;
         wishes::carry_out(&ctx, &hub).await?;
     }
-    let report = status::Measured::gather(&ctx, &key, &found, problems);
+    let report = status::Measured::gather(&ctx, &key, &found, status::Fleet { told, view, plan }, problems);
     write_status(&ctx, &hub, &report).await?;
-    let settled = report.is_settled();
-    Ok(if settled { Action::await_change() } else { Action::requeue(LOOK_AGAIN) })
+    Ok(match report.is_settled() {
+        true => Action::await_change(),
+        false if report.fleet.view.wanted > 1 || report.fleet.view.brokers.len() > 1 => Action::requeue(LOOK_AGAIN_SOON),
+        false => Action::requeue(LOOK_AGAIN),
+    })
+}
+
+/// What the cluster and the hub itself say of the brokers.
+async fn look(ctx: &Context, hub: &Hub, found: &found::Found) -> (Option<wire::DescribeClusterResponse>, fleet::View) {
+    let mut brokers = found.brokers();
+    let link = ctx.links.get(&hub_key(hub)).filter(|link| matches!(link.state(), LinkState::Synced { .. }));
+    let told = match link {
+        Some(link) => link.cluster().await.inspect_err(|error| tracing::debug!(%error, "the hub does not say how it is")).ok(),
+        None => None,
+    };
+    let whole = told.as_ref().map(|told| fleet::learn(&mut brokers, told));
+    let wanted = hub.spec.brokers.replicas.and_then(|n| u32::try_from(n).ok()).unwrap_or(1).max(1);
+    let asked = hub.spec.replication_factor.and_then(|n| u32::try_from(n).ok());
+    let factor = asked.unwrap_or(if wanted >= 3 { 3 } else { 1 });
+    (told, fleet::View { wanted, factor, update: hub.spec.update_strategy.kind, brokers, whole })
+}
+
+/// Whose objects are applied.
+fn crew(view: &fleet::View, plan: &fleet::Plan) -> objects::Crew {
+    // The eldest one that is there; lost ones go on being counted, so that nobody else becomes the founder before they have left.
+    let there = view.brokers.iter().filter(|(_, broker)| broker.is_there() && !broker.is_retired()).map(|(id, _)| *id);
+    let founder = there.chain(plan.kept.iter().copied()).min().unwrap_or(labels::FIRST);
+    objects::Crew { brokers: plan.kept.iter().copied().collect(), founder, may_leave: fleet::may_leave(view) }
 }
 
 /// Another installation has the hub: says so in a condition of its own, beside those of the one that acts, and touches nothing else.
@@ -135,40 +162,34 @@ async fn claim(ctx: &Context, hub: &Hub) -> Result<Hub, Error> {
     Ok(api.patch(&hub.name_any(), &params(), &Patch::Merge(patch)).await?)
 }
 
-async fn dereference(ctx: &Context, hub: &Hub) -> Result<Found, Error> {
-    let namespace = hub.namespace().unwrap_or_default();
-    let names = labels::Names::of(hub);
-    let workloads: Api<StatefulSet> = Api::namespaced(ctx.client.clone(), &namespace);
-    let pods: Api<Pod> = Api::namespaced(ctx.client.clone(), &namespace);
-    let claims: Api<PersistentVolumeClaim> = Api::namespaced(ctx.client.clone(), &namespace);
-    let (workload_name, pod_name) = (names.workload(), names.pod());
-    let (workload, pod, claim) =
-        tokio::join!(workloads.get_opt(&workload_name), pods.get_opt(&pod_name), claims.get_opt(&workload_name),);
-    Ok(Found { workload: workload?, pod: pod?, claim: claim? })
-}
-
 /// Applies what should be. Answers what was refused and does not keep the rest from being done.
-async fn apply(ctx: &Context, hub: &Hub) -> Result<Vec<status::Problem>, Error> {
-    let plan = objects::plan(hub, &ctx.settings, &ctx.links.public_key())?;
+async fn apply(ctx: &Context, hub: &Hub, crew: &objects::Crew) -> Result<Vec<status::Problem>, Error> {
+    let plan = objects::plan(hub, &ctx.settings, &ctx.links.public_key(), crew)?;
     let mut problems = Vec::new();
     problems.extend(put(ctx, hub, &plan.service_account).await?);
     problems.extend(put(ctx, hub, &plan.config).await?);
     problems.extend(put(ctx, hub, &plan.headless).await?);
+    problems.extend(put(ctx, hub, &plan.peers).await?);
     for service in &plan.services {
         problems.extend(put(ctx, hub, service).await?);
     }
     prune::services(ctx, hub, &plan).await?;
     problems.extend(put(ctx, hub, &plan.budget).await?);
     problems.extend(put(ctx, hub, &plan.network_policy).await?);
-    match put(ctx, hub, &plan.claim).await {
-        Ok(contested) => problems.extend(contested),
-        // A class that cannot grow volumes: everything else goes on.
-        Err(Error::Kube(kube::Error::Api(status))) if status.code == 403 || status.code == 422 => {
-            problems.push(("VolumeNotChanged", format!("the volume cannot be changed: {}", status.message)));
+    // A volume claim is there before the pod that needs it: one without it has lost it.
+    for claim in &plan.claims {
+        match put(ctx, hub, claim).await {
+            Ok(contested) => problems.extend(contested),
+            // A class that cannot grow volumes: everything else goes on.
+            Err(Error::Kube(kube::Error::Api(status))) if status.code == 403 || status.code == 422 => {
+                problems.push(("VolumeNotChanged", format!("the volume cannot be changed: {}", status.message)));
+            }
+            Err(error) => return Err(error),
         }
-        Err(error) => return Err(error),
     }
-    problems.extend(put(ctx, hub, &plan.workload).await?);
+    for workload in &plan.workloads {
+        problems.extend(put(ctx, hub, workload).await?);
+    }
     Ok(problems)
 }
 
@@ -211,45 +232,36 @@ where
     Ok(None)
 }
 
-/// Replaces an outdated pod.
-async fn roll(ctx: &Context, hub: &Hub, found: &Found) -> Result<(), Error> {
-    let Some(pod) = found.pod.as_ref() else { return Ok(()) };
-    let Some(why) = pods::replace(hub, found) else { return Ok(()) };
-    let api: Api<Pod> = Api::namespaced(ctx.client.clone(), &hub.namespace().unwrap_or_default());
-    let params = DeleteParams {
-        preconditions: Some(Preconditions { uid: pod.uid(), resource_version: pod.resource_version() }),
-        ..DeleteParams::default()
-    };
-    match api.delete(&pod.name_any(), &params).await {
-        Ok(_) => ctx.event(hub, EventType::Normal, "PodReplaced", &format!("{}: {why}", pod.name_any())),
-        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
-        Err(error) => return Err(error.into()),
-    }
-    Ok(())
-}
-
-/// Points the link at the broker.
-fn link(ctx: &Context, hub: &Hub, found: &Found) {
+/// Points the link at a broker that serves; at the same one as long as it does.
+fn link(ctx: &Context, hub: &Hub, found: &found::Found) {
     let known = hub.status.as_ref().and_then(|status| status.hub_id.as_deref()).and_then(|id| Uuid::parse_str(id).ok());
     // A hub that is restored from its own bucket comes back under a new identity.
     let restored = hub.spec.restore_from.as_ref().and_then(|from| Uuid::parse_str(&from.hub_id).ok());
-    let target = Target {
-        endpoint: ctx.network.endpoint(hub, found.pod.as_ref()),
-        hub_id: known.filter(|known| restored != Some(*known)),
-    };
-    ctx.links.ensure(&hub_key(hub), &hub.uid().unwrap_or_default(), target);
+    let key = hub_key(hub);
+    let present = ctx.links.get(&key).and_then(|link| link.endpoint());
+    let ready: Vec<String> =
+        found.pods.values().filter(|pod| pods::is_ready(pod)).filter_map(|pod| ctx.network.endpoint(hub, Some(pod))).collect();
+    let endpoint = present
+        .filter(|present| ready.contains(present))
+        .or_else(|| ready.first().cloned())
+        .or_else(|| found.pods.values().find_map(|pod| ctx.network.endpoint(hub, Some(pod))))
+        .or_else(|| ctx.network.endpoint(hub, None));
+    let target = Target { endpoint, hub_id: known.filter(|known| restored != Some(*known)) };
+    ctx.links.ensure(&key, &hub.uid().unwrap_or_default(), target);
 }
 
-/// Writes on the volume claim whose data it holds.
-async fn label_claim(ctx: &Context, hub: &Hub, found: &Found, hub_id: Uuid) -> Result<(), Error> {
-    let Some(claim) = &found.claim else { return Ok(()) };
-    if claim.labels().get(labels::HUB_ID).is_some_and(|known| *known == hub_id.to_string()) {
-        return Ok(());
+/// Writes on the volume claims of brokers that came in whose data they hold.
+async fn label_claims(ctx: &Context, hub: &Hub, found: &found::Found, view: &fleet::View, hub_id: Uuid) -> Result<(), Error> {
+    for (id, claim) in &found.claims {
+        let is_in = view.brokers.get(id).is_some_and(|broker| broker.known.is_some());
+        if !is_in || claim.labels().get(labels::HUB_ID).is_some_and(|known| *known == hub_id.to_string()) {
+            continue;
+        }
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(ctx.client.clone(), &hub.namespace().unwrap_or_default());
+        let patch = json!({"metadata": {"uid": claim.uid(), "labels": {labels::HUB_ID: hub_id.to_string()}}});
+        let params = PatchParams { field_manager: Some(labels::IDENTITY_MANAGER.to_owned()), ..PatchParams::default() };
+        api.patch(&claim.name_any(), &params, &Patch::Merge(patch)).await?;
     }
-    let api: Api<PersistentVolumeClaim> = Api::namespaced(ctx.client.clone(), &hub.namespace().unwrap_or_default());
-    let patch = json!({"metadata": {"uid": claim.uid(), "labels": {labels::HUB_ID: hub_id.to_string()}}});
-    let params = PatchParams { field_manager: Some(labels::IDENTITY_MANAGER.to_owned()), ..PatchParams::default() };
-    api.patch(&claim.name_any(), &params, &Patch::Merge(patch)).await?;
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! The objects that a hub should have, but for its pods' (see [`super::workload`]). Pure.
+//! The objects that a hub should have, but for its pods' (see [`super::workload`]). Pure. Which brokers there are is [`super::fleet`]'s to say.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Service, ServiceAccount};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tidegate_crd::Hub;
 use tidegate_crd::hub::{Exposure, Listener};
 
-use super::labels::{BROKER, BROKER_ID, HUB_UID, Names, kept, owned, selector};
+use super::labels::{BROKER, HUB_UID, Names, kept, owned, selector};
 use super::{config, workload};
 use crate::catalog::network::OPERATOR_PORT;
 use crate::error::Error;
@@ -20,26 +20,47 @@ use crate::settings::Settings;
 pub struct Objects {
     /// Who the pods are; it has no rights.
     pub service_account: ServiceAccount,
-    /// The broker's settings file.
+    /// The brokers' settings file.
     pub config: ConfigMap,
     /// Names for pods, also for those that are not ready.
     pub headless: Service,
+    /// Those that serve, for a broker that comes in.
+    pub peers: Service,
     /// One for each listener.
     pub services: Vec<Service>,
     /// How many pods a drain may take at a time.
     pub budget: PodDisruptionBudget,
     /// Who may talk to whom.
     pub network_policy: NetworkPolicy,
-    /// The broker's volume; it stays when the hub goes.
-    pub claim: PersistentVolumeClaim,
-    /// The broker.
-    pub workload: StatefulSet,
+    /// The brokers' volumes, by number; they stay when the hub goes.
+    pub claims: Vec<PersistentVolumeClaim>,
+    /// The brokers, by number.
+    pub workloads: Vec<StatefulSet>,
+}
+
+/// The brokers that a hub should have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Crew {
+    /// Their numbers.
+    pub brokers: Vec<u32>,
+    /// The one that makes the hub where there is none, or rebuilds it; the others come into it.
+    pub founder: u32,
+    /// Pods that a drain of nodes may take at a time.
+    pub may_leave: u32,
+}
+
+impl Crew {
+    /// The first broker alone.
+    pub fn alone() -> Crew {
+        Crew { brokers: vec![super::labels::FIRST], founder: super::labels::FIRST, may_leave: 1 }
+    }
 }
 
 /// What a hub should have.
-pub fn plan(hub: &Hub, settings: &Settings, public_key: &str) -> Result<Objects, Error> {
+pub fn plan(hub: &Hub, settings: &Settings, public_key: &str, crew: &Crew) -> Result<Objects, Error> {
     let config = config_map(hub, public_key)?;
-    let workload = workload::stateful_set(hub, settings, &config)?;
+    let workload = |broker: &u32| workload::stateful_set(hub, settings, &config, *broker, *broker == crew.founder);
+    let workloads = crew.brokers.iter().map(workload).collect::<Result<_, _>>()?;
     Ok(Objects {
         service_account: ServiceAccount {
             metadata: owned(hub, Names::of(hub).brokers()),
@@ -47,6 +68,7 @@ pub fn plan(hub: &Hub, settings: &Settings, public_key: &str) -> Result<Objects,
             ..ServiceAccount::default()
         },
         headless: headless(hub)?,
+        peers: peers(hub)?,
         services: hub
             .spec
             .listeners
@@ -54,11 +76,11 @@ pub fn plan(hub: &Hub, settings: &Settings, public_key: &str) -> Result<Objects,
             .enumerate()
             .map(|(index, listener)| service(hub, index, listener))
             .collect::<Result<_, _>>()?,
-        budget: budget(hub)?,
+        budget: budget(hub, crew.may_leave)?,
         network_policy: network_policy(hub, settings)?,
-        claim: claim(hub)?,
+        claims: crew.brokers.iter().map(|broker| claim(hub, *broker)).collect::<Result<_, _>>()?,
         config,
-        workload,
+        workloads,
     })
 }
 
@@ -86,7 +108,20 @@ fn headless(hub: &Hub) -> Result<Service, Error> {
             "ports": [
                 {"name": "grpc", "port": config::CLIENT_PORT, "targetPort": "client", "appProtocol": "kubernetes.io/h2c"},
                 {"name": "http", "port": config::HTTP_PORT, "targetPort": "http"},
+                {"name": "peer", "port": config::PEER_PORT, "targetPort": "peer", "appProtocol": "kubernetes.io/h2c"},
             ],
+        },
+    }))
+}
+
+/// A broker that comes in is not ready, so it does not find itself.
+fn peers(hub: &Hub) -> Result<Service, Error> {
+    typed(json!({
+        "metadata": owned(hub, Names::of(hub).peers()),
+        "spec": {
+            "clusterIP": "None",
+            "selector": selector(hub),
+            "ports": [{"name": "peer", "port": config::PEER_PORT, "targetPort": "peer", "appProtocol": "kubernetes.io/h2c"}],
         },
     }))
 }
@@ -106,14 +141,15 @@ fn service(hub: &Hub, index: usize, listener: &Listener) -> Result<Service, Erro
     typed(json!({"metadata": metadata, "spec": spec}))
 }
 
-fn budget(hub: &Hub) -> Result<PodDisruptionBudget, Error> {
+fn budget(hub: &Hub, may_leave: u32) -> Result<PodDisruptionBudget, Error> {
     typed(json!({
         "metadata": owned(hub, Names::of(hub).brokers()),
-        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector(hub)}},
+        "spec": {"maxUnavailable": may_leave, "selector": {"matchLabels": selector(hub)}},
     }))
 }
 
-/// Clients come from anywhere; only the operator comes to its port. Brokers reach name servers, the object store and the collector, by port.
+/// Clients come from anywhere; only the operator comes to its port, and only brokers to theirs. Brokers reach each other, name servers, the object
+/// store and the collector, by port.
 fn network_policy(hub: &Hub, settings: &Settings) -> Result<NetworkPolicy, Error> {
     let mut outward = vec![json!({"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]})];
     let mut ports: Vec<u16> = Vec::new();
@@ -125,6 +161,9 @@ fn network_policy(hub: &Hub, settings: &Settings) -> Result<NetworkPolicy, Error
     ports.extend(hub.spec.observability.otlp_endpoint.as_deref().map(port_of));
     ports.sort_unstable();
     ports.dedup();
+    let peer = json!([{"protocol": "TCP", "port": config::PEER_PORT}]);
+    let brokers = json!([{"podSelector": {"matchLabels": selector(hub)}}]);
+    outward.push(json!({"ports": peer, "to": brokers}));
     outward.push(json!({"ports": ports.iter().map(|port| json!({"protocol": "TCP", "port": port})).collect::<Vec<_>>()}));
     typed(json!({
         "metadata": owned(hub, Names::of(hub).brokers()),
@@ -134,6 +173,7 @@ fn network_policy(hub: &Hub, settings: &Settings) -> Result<NetworkPolicy, Error
             "ingress": [
                 {"ports": [{"protocol": "TCP", "port": config::CLIENT_PORT}]},
                 {"ports": [{"protocol": "TCP", "port": config::HTTP_PORT}], "from": [{"namespaceSelector": {}}]},
+                {"ports": peer, "from": brokers},
                 {"ports": [{"protocol": "TCP", "port": OPERATOR_PORT}], "from": [{
                     "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.lease_namespace}},
                     "podSelector": {"matchLabels": {"app.kubernetes.io/name": "tidegate-operator"}},
@@ -150,10 +190,10 @@ fn port_of(url: &str) -> u16 {
     url.parse::<http::Uri>().ok().and_then(|uri| uri.port_u16()).unwrap_or(default)
 }
 
-fn claim(hub: &Hub) -> Result<PersistentVolumeClaim, Error> {
-    let mut metadata = kept(hub, Names::of(hub).workload());
+fn claim(hub: &Hub, broker: u32) -> Result<PersistentVolumeClaim, Error> {
+    let mut metadata = kept(hub, Names::of(hub).workload(broker));
     if let Some(labels) = &mut metadata.labels {
-        labels.insert(BROKER.to_owned(), BROKER_ID.to_string());
+        labels.insert(BROKER.to_owned(), broker.to_string());
         labels.insert(HUB_UID.to_owned(), hub.uid().unwrap_or_default());
     }
     let storage = &hub.spec.brokers.storage;

@@ -63,18 +63,20 @@ fn operator() -> Settings {
 }
 
 fn emitted(spec: &str) -> Objects {
-    plan(&hub(spec), &operator(), KEY).unwrap()
+    plan(&hub(spec), &operator(), KEY, &Crew::alone()).unwrap()
 }
 
 fn all(objects: &Objects) -> Vec<Value> {
-    let mut all = vec![json!(objects.service_account), json!(objects.config), json!(objects.headless)];
+    let mut all = vec![json!(objects.service_account), json!(objects.config), json!(objects.headless), json!(objects.peers)];
     all.extend(objects.services.iter().map(|service| json!(service)));
-    all.extend([json!(objects.budget), json!(objects.network_policy), json!(objects.claim), json!(objects.workload)]);
+    all.extend([json!(objects.budget), json!(objects.network_policy)]);
+    all.extend(objects.claims.iter().map(|claim| json!(claim)));
+    all.extend(objects.workloads.iter().map(|workload| json!(workload)));
     all
 }
 
 fn pod(objects: &Objects) -> Value {
-    json!(objects.workload.spec.template.spec)
+    json!(objects.workloads[0].spec.template.spec)
 }
 
 fn containers(pod: &Value) -> Vec<Value> {
@@ -200,7 +202,7 @@ fn the_network_is_as_narrow_as_the_hubs_settings_allow() {
         };
         let inward = policy["ingress"].as_array().unwrap();
         let open: BTreeMap<i64, Value> = inward.iter().map(|rule| (ports(rule)[0], rule["from"].clone())).collect();
-        assert_eq!(open.keys().copied().collect::<Vec<_>>(), [7171, 7172, 7173], "{name}: nothing else is open");
+        assert_eq!(open.keys().copied().collect::<Vec<_>>(), [7171, 7172, 7173, 7174], "{name}: nothing else is open");
         assert!(open[&7171].is_null(), "{name}: clients come from anywhere");
         assert_eq!(open[&7173], json!([{"namespaceSelector": {}}]), "{name}: metrics are for the cluster");
         let of_operator = json!([{
@@ -208,8 +210,11 @@ fn the_network_is_as_narrow_as_the_hubs_settings_allow() {
             "podSelector": {"matchLabels": {"app.kubernetes.io/name": "tidegate-operator"}},
         }]);
         assert_eq!(open[&7172], of_operator, "{name}: only the operator's pods in the operator's namespace");
+        let brokers = json!([{"podSelector": {"matchLabels": selector(&hub(spec))}}]);
+        assert_eq!(open[&7174], brokers, "{name}: only brokers of this hub");
         let egress = policy["egress"].as_array().unwrap();
-        assert_eq!((egress.len(), ports(&egress[0]), ports(&egress[1])), (2, vec![53, 53], outward), "{name}");
+        let reached: Vec<Vec<i64>> = egress.iter().map(ports).collect();
+        assert_eq!((reached, &egress[1]["to"]), (vec![vec![53, 53], vec![7174], outward], &brokers), "{name}");
     }
 }
 
@@ -246,7 +251,9 @@ fn credentials_come_from_the_named_secret_or_from_a_role_and_never_through_the_o
     let environment = |spec: &str| -> Vec<Value> {
         let pods = containers(&pod(&emitted(spec)));
         assert!(pods.windows(2).all(|pair| pair[0]["env"] == pair[1]["env"]), "a restore needs the same");
-        pods[0]["env"].as_array().unwrap().clone()
+        // Without what tells brokers apart.
+        let is_own = |variable: &&Value| variable["name"].as_str().unwrap().starts_with("TIDEGATE_");
+        pods[0]["env"].as_array().unwrap().iter().filter(|variable| !is_own(variable)).cloned().collect()
     };
     assert_eq!(environment(PLAIN), Vec::<Value>::new());
     let from = |name: &str, key: &str| json!({"name": name, "valueFrom": {"secretKeyRef": {"name": "s3", "key": key}}});
@@ -266,20 +273,43 @@ fn a_volume_follows_the_hubs_size_and_stays_when_the_hub_goes() {
         format!(r#"{{"objectStore": {{"s3": {{"bucket": "events"}}}}, "brokers": {{"storage": {{"size": "{size}"}}}}}}"#)
     };
     for size in ["10Gi", "20Gi"] {
-        let claim = json!(emitted(&sized(size)).claim);
+        let claim = json!(emitted(&sized(size)).claims[0]);
         assert_eq!(claim["spec"]["resources"]["requests"]["storage"], json!(size));
         assert!(claim["metadata"]["ownerReferences"].is_null(), "a deleted Hub leaves its volume");
     }
-    let owned = [json!(emitted(PLAIN).workload), json!(emitted(PLAIN).config), json!(emitted(PLAIN).network_policy)];
+    let owned = [json!(emitted(PLAIN).workloads[0]), json!(emitted(PLAIN).config), json!(emitted(PLAIN).network_policy)];
     assert!(owned.iter().all(|object| object["metadata"]["ownerReferences"][0]["kind"] == json!("Hub")));
 }
 
 #[test]
 fn a_changed_setting_changes_the_pods_template_and_the_same_hub_gives_the_same_bytes() {
-    let template = |spec: &str| json!(emitted(spec).workload)["spec"]["template"].clone();
+    let template = |spec: &str| json!(emitted(spec).workloads[0])["spec"]["template"].clone();
     assert_eq!(template(FULL), template(FULL));
     assert_ne!(
         template(FULL)["metadata"],
         template(&FULL.replace("\"maxConnections\": 500", "\"maxConnections\": 501"))["metadata"]
     );
+}
+
+#[test]
+fn brokers_differ_in_their_names_and_only_the_founder_may_make_or_rebuild_a_hub() {
+    let crew = Crew { brokers: vec![2, 5], founder: 2, may_leave: 0 };
+    let objects = plan(&hub(FULL), &operator(), KEY, &crew).unwrap();
+    assert_eq!(json!(objects.budget)["spec"]["maxUnavailable"], json!(0));
+    let variable = |index: usize, name: &str| -> Option<String> {
+        let pod = json!(objects.workloads[index].spec.template.spec);
+        let all = pod["containers"][0]["env"].as_array().unwrap().clone();
+        all.iter().find(|variable| variable["name"] == name).map(|variable| variable["value"].as_str().unwrap().to_owned())
+    };
+    for (index, id) in [(0, 2), (1, 5)] {
+        assert_eq!(objects.claims[index].metadata.name, Some(format!("orders-broker-{id}")));
+        assert_eq!(variable(index, "TIDEGATE_SET_hub__broker_id"), Some(id.to_string()));
+        let here = format!("orders-broker-{id}-0.orders-brokers.shop.svc");
+        assert_eq!(variable(index, "TIDEGATE_SET_listeners__advertised_peer"), Some(format!("{here}:7174")));
+        assert_eq!(variable(index, "TIDEGATE_SET_listeners__advertised"), Some(format!("{here}:7171")));
+    }
+    assert_eq!(variable(0, "TIDEGATE_SET_hub__fleet__join"), None);
+    assert_eq!(variable(1, "TIDEGATE_SET_hub__fleet__join").unwrap(), "[\"orders-peers.shop.svc:7174\"]");
+    let restores = |index: usize| !json!(objects.workloads[index].spec.template.spec)["initContainers"].is_null();
+    assert_eq!((restores(0), restores(1)), (true, false));
 }

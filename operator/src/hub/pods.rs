@@ -1,11 +1,10 @@
 //! What a pod's and a volume claim's state means, and when a pod is replaced. Pure.
 
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use tidegate_crd::Hub;
-use tidegate_crd::hub::UpdateType;
 
-use super::Found;
 use super::labels::{HUB_ID, HUB_UID};
 
 /// Whether a pod's readiness probe says yes.
@@ -15,28 +14,16 @@ pub fn is_ready(pod: &Pod) -> bool {
         && conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// Why the pod should be replaced now, if it should. One that does not serve anyway is replaced at once, so that a bad template never
-/// stands in the way of its own correction; one that serves is the only one, so it is replaced too, unless the Hub leaves that to people.
-pub fn replace(hub: &Hub, found: &Found) -> Option<&'static str> {
-    let (pod, workload) = (found.pod.as_ref()?, found.workload.as_ref()?);
-    if pod.metadata.deletion_timestamp.is_some() {
-        return None;
-    }
-    let status = workload.status.as_ref()?;
+/// Whether a pod is of an older template than its StatefulSet's, as far as the controller has seen that one. One that is going is not.
+pub fn is_outdated(pod: Option<&Pod>, workload: Option<&StatefulSet>) -> bool {
+    let (Some(pod), Some(workload)) = (pod, workload) else { return false };
+    let Some(status) = workload.status.as_ref() else { return false };
     // The controller has to have seen the newest template, or the revision would be the one before.
-    if status.observed_generation != workload.metadata.generation {
-        return None;
+    if pod.metadata.deletion_timestamp.is_some() || status.observed_generation != workload.metadata.generation {
+        return false;
     }
-    let wanted = status.update_revision.as_deref()?;
-    let present = pod.labels().get("controller-revision-hash")?;
-    if present == wanted {
-        return None;
-    }
-    match (is_ready(pod), hub.spec.update_strategy.kind) {
-        (false, _) => Some("it is outdated and does not serve"),
-        (true, UpdateType::Rolling) => Some("it is outdated"),
-        (true, UpdateType::OnDelete) => None,
-    }
+    let present = pod.labels().get("controller-revision-hash");
+    present.zip(status.update_revision.as_ref()).is_some_and(|(present, wanted)| present != wanted)
 }
 
 /// Why the volume claim must not be used, if so: a new Hub never starts on another hub's volume by accident.

@@ -29,7 +29,7 @@ pub async fn services(ctx: &Context, hub: &Hub, plan: &Objects) -> Result<(), Er
 }
 
 fn superfluous(hub: &Hub, plan: &Objects, found: Vec<Service>) -> Vec<Service> {
-    let wanted: BTreeSet<String> = plan.services.iter().chain([&plan.headless]).map(ResourceExt::name_any).collect();
+    let wanted: BTreeSet<String> = plan.services.iter().chain([&plan.headless, &plan.peers]).map(ResourceExt::name_any).collect();
     let is_owned = |service: &Service| {
         service.metadata.deletion_timestamp.is_none()
             && service.owner_references().iter().any(|owner| Some(&owner.uid) == hub.metadata.uid.as_ref())
@@ -43,7 +43,7 @@ mod tests {
     use tidegate_crd::Hub;
 
     use super::superfluous;
-    use crate::hub::objects::plan;
+    use crate::hub::objects::{Crew, plan};
     use crate::settings::Settings;
 
     fn hub(listeners: &serde_json::Value) -> Hub {
@@ -75,7 +75,7 @@ mod tests {
             {"name": "public", "port": 9000, "plaintext": true, "exposure": "LoadBalancer"},
         ]));
         let after = hub(&serde_json::json!([{"name": "grpc", "port": 7171, "plaintext": true}]));
-        let mut found = plan(&before, &settings(), "key").unwrap().services;
+        let mut found = plan(&before, &settings(), "key", &Crew::alone()).unwrap().services;
         let mut foreign = found[1].clone();
         foreign.metadata.name = Some("hub-somebodys".to_owned());
         foreign.metadata.owner_references = None;
@@ -84,8 +84,8 @@ mod tests {
         of_an_older_hub.owner_references_mut()[0].uid = "u-0".to_owned();
         found.extend([foreign, of_an_older_hub]);
 
-        let gone = superfluous(&after, &plan(&after, &settings(), "key").unwrap(), found.clone());
+        let gone = superfluous(&after, &plan(&after, &settings(), "key", &Crew::alone()).unwrap(), found.clone());
         assert_eq!(gone.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), ["hub-public"]);
-        assert!(superfluous(&before, &plan(&before, &settings(), "key").unwrap(), found).is_empty());
+        assert!(superfluous(&before, &plan(&before, &settings(), "key", &Crew::alone()).unwrap(), found).is_empty());
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Service};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
 use kube::client::{Body, ClientBuilder};
 use kube::{Api, Client, Config};
@@ -201,6 +201,7 @@ async fn whole_life(bed: &Bed, settings: &Settings, client: Client) {
     })
     .await;
     outdated_pod_is_replaced(bed).await;
+    what_is_left_of_a_broker_goes(bed).await;
     operator.stop().await;
     Election::release(acting, settings, "first").await;
     broker.shutdown().await;
@@ -257,6 +258,37 @@ async fn outdated_pod_is_replaced(bed: &Bed) {
         .await;
 }
 
+/// One that never came into its hub, and whose volume lies on a node that has gone.
+async fn what_is_left_of_a_broker_goes(bed: &Bed) {
+    let uid = bed.hubs().get("hub").await.unwrap().metadata.uid.unwrap();
+    let volume = format!("volume-of-{}", bed.namespace);
+    let volumes: Api<PersistentVolume> = Api::all(bed.client.clone());
+    let on_node = json!({"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["gone"]}]});
+    let object = json!({"metadata": {"name": volume}, "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
+        "local": {"path": "/nowhere"}, "storageClassName": "local", "nodeAffinity": {"required": {"nodeSelectorTerms": [on_node]}}}});
+    volumes.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+    let labels =
+        json!({"tidegate.dev/hub": "hub", "tidegate.dev/hub-uid": uid, "app.kubernetes.io/managed-by": "tidegate-operator"});
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(bed.client.clone(), &bed.namespace);
+    let claim = json!({"metadata": {"name": "hub-broker-2", "labels": labels}, "spec": {"accessModes": ["ReadWriteOnce"],
+        "storageClassName": "local", "volumeName": volume, "resources": {"requests": {"storage": "1Gi"}}}});
+    claims.create(&PostParams::default(), &serde_json::from_value(claim).unwrap()).await.unwrap();
+    let workloads: Api<StatefulSet> = Api::namespaced(bed.client.clone(), &bed.namespace);
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "broker", "image": "none"}]}});
+    let workload = json!({"metadata": {"name": "hub-broker-2", "labels": labels},
+        "spec": {"serviceName": "none", "selector": {"matchLabels": {"a": "b"}}, "template": template}});
+    workloads.create(&PostParams::default(), &serde_json::from_value(workload).unwrap()).await.unwrap();
+    eventually("both are deleted", || async {
+        let workload = workloads.get_opt("hub-broker-2").await.unwrap();
+        let claim = claims.get_opt("hub-broker-2").await.unwrap();
+        let goes = claim.is_none_or(|claim| claim.metadata.deletion_timestamp.is_some());
+        (goes && workload.is_none_or(|workload| workload.metadata.deletion_timestamp.is_some())).then_some(())
+    })
+    .await;
+    bed.event("hub", "BrokerRemoved").await;
+    assert!(claims.get("hub-broker-1").await.unwrap().metadata.deletion_timestamp.is_none());
+}
+
 /// Rights that no request of ours asks for, with who asks instead.
 fn asked_by_others(right: &Right) -> bool {
     // The API server, for the operator, when an object names a Hub as its owner.
@@ -294,8 +326,10 @@ async fn live_under(file: &str, cluster: bool) {
     let started = Instant::now();
     whole_life(&bed, &settings, client).await;
     let refused = record.refused.lock().clone();
-    // In one namespace, the definitions cannot be read: what can be done with Topics is asked for instead.
-    let is_expected = |what: &String| !cluster && what.contains("/customresourcedefinitions/topics.tidegate.dev");
+    // In one namespace, what belongs to the cluster cannot be read: what can be done with Topics is asked for instead, and no volume is taken for lost.
+    let is_expected = |what: &String| {
+        !cluster && (what.contains("/customresourcedefinitions/topics.tidegate.dev") || what.contains("/persistentvolumes/"))
+    };
     let refused: Vec<&String> = refused.iter().filter(|what| !is_expected(what)).collect();
     assert!(refused.is_empty(), "the chart gives no right for {refused:#?}");
     let used = record.used.lock().clone();

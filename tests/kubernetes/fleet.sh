@@ -1,0 +1,119 @@
+# The part `fleet` of run.sh, which sources this file: a hub of one broker grows to three under load, is rolled, loses a node for good, heals, and shrinks
+# back, on four nodes. It begins and ends without definitions, hubs and operators.
+
+in_fleet=(-n fleet)
+fleet() { kube -n fleet "$@"; }
+of_hub() { field hub/hub "$1" "${in_fleet[@]}"; }
+# whole BROKERS COPIES: as many brokers serve, nothing lacks a copy, and the Hub says that it is Ready.
+whole() {
+  [ "$(of_hub '.status.brokersReady} {.status.replicationFactor} {.status.underReplicatedJournals} {.status.conditions[?(@.type=="Ready")].status} {.status.conditions[?(@.type=="Progressing")].status')" = "$1/$1 $2 0 True False" ]
+}
+# Numbers of the brokers that there are.
+brokers() { of_hub '.status.brokers[*].id'; }
+nodes_of_brokers() { fleet get pod -l tidegate.dev/hub=hub -o 'jsonpath={range .items[*]}{.spec.nodeName}{"\n"}{end}' | sort -u | wc -l; }
+# Every event that was acknowledged is there; one whose call failed may be there.
+all_there() {
+  local found
+  found=$(count clicks)
+  [ "$found" -ge "$events" ] && [ "$found" -le $((events + doubtful)) ] || give_up "$found events, and $events were acknowledged ($doubtful calls failed)"
+  printf '    %s events, all that were acknowledged\n' "$found"
+}
+flow_ends() {
+  flow_stop
+  events=$((events + flowed)) doubtful=$((doubtful + failures))
+}
+events=0 doubtful=0
+
+step "a hub of one broker"
+helm_in install tidegate charts/tidegate --namespace tidegate-system --create-namespace >/dev/null
+kube create namespace fleet >/dev/null
+fleet create secret generic hub-s3 --from-literal AWS_ACCESS_KEY_ID=tidegate-test --from-literal AWS_SECRET_ACCESS_KEY=tidegate-test >/dev/null
+fleet apply -f - >/dev/null <<YAML
+apiVersion: tidegate.dev/v1alpha1
+kind: Hub
+metadata: {name: hub}
+spec:
+  brokers: {replicas: 1, template: {resources: {requests: {cpu: 10m, memory: 64Mi}}}}
+  objectStore: {s3: {bucket: tidegate, endpoint: "http://minio.minio.svc:9000", credentials: {secret: {name: hub-s3}}}}
+---
+apiVersion: tidegate.dev/v1alpha1
+kind: Topic
+metadata: {name: clicks}
+spec: {hubRef: {name: hub}, partitions: 8}
+YAML
+within 60 "the hub to be whole with one broker" whole 1 1
+fleet wait topic/clicks --for condition=Ready --timeout 30s >/dev/null
+at_hub hub fleet
+
+step "kubectl scale: three brokers, three copies, while events are taken"
+flow_start clicks
+scaled=$(now_ms)
+fleet scale hub hub --replicas 3
+within 120 "the hub to be whole with three brokers" whole 3 3
+timed "kubectl scale 1 -> 3 until all journals have three copies" 40 "$scaled"
+leads() { [[ $(of_hub .status.leaders) =~ ^[1-9]+/[1-9]+/[1-9]+$ ]]; }
+within 60 "each broker to lead something" leads
+flow_ends
+expect "calls that failed while the hub grew" "$failures" 0
+all_there
+fleet get hub
+expect "nodes that hold a broker" "$(nodes_of_brokers)" 3
+expect "how many pods a drain may take" "$(field pdb/hub-brokers .spec.maxUnavailable "${in_fleet[@]}")" 1
+expect "the first broker's pod, which nobody had to restart" "$(field pod/hub-broker-1-0 '.status.containerStatuses[0].restartCount' "${in_fleet[@]}")" 0
+
+step "fewer brokers than copies are refused"
+refused "fewer than 3 brokers cannot hold 3 copies" fleet scale hub hub --replicas 2
+refused "below spec.replicationFactor" fleet patch hub hub --type merge -p '{"spec":{"replicationFactor":5}}'
+
+step "a rolling restart: one broker at a time, leaders first"
+flow_start clicks
+rolled=$(now_ms)
+before=$(fleet get pod -l tidegate.dev/hub=hub -o 'jsonpath={.items[*].metadata.uid}')
+fleet patch hub hub --type merge -p '{"spec":{"brokers":{"template":{"annotations":{"example.com/restarted":"1"}}}}}' >/dev/null
+all_new() {
+  local uid
+  for uid in $before; do ! grep -qF "$uid" <<<"$(fleet get pod -l tidegate.dev/hub=hub -o 'jsonpath={.items[*].metadata.uid}')" || return 1; done
+}
+within 180 "all three pods to be new" all_new
+within 60 "the hub to be whole again" whole 3 3
+timed "rolling restart of three brokers" 60 "$rolled"
+flow_ends
+expect "calls that failed during the roll" "$failures" 0
+all_there
+
+step "a node is lost for good, with its volume"
+flow_start clicks
+node=$(field pod/hub-broker-3-0 .spec.nodeName "${in_fleet[@]}")
+claim=$(field pvc/hub-broker-3 .metadata.uid "${in_fleet[@]}")
+"$cluster" node-kill "$node"
+lost=$(now_ms)
+silent() { [ "$(of_hub .status.brokersReady)" = 2/3 ]; }
+within 60 "the Hub to say that a broker is missing" silent
+expect "the claim of a broker that is only silent" "$(field pvc/hub-broker-3 .metadata.uid "${in_fleet[@]}")" "$claim"
+kube delete node "$node" >/dev/null # somebody's word that it does not come back
+healed() { whole 3 3 && [ "$(brokers)" = "1 2 4" ]; }
+within 150 "a fourth broker in the place of the third" healed
+timed "node killed -> three copies of everything again" 90 "$lost"
+within 10 "an Event about the broker that leaves" event_says hub/hub BrokerDraining "broker 3 leaves, its node or volume has gone for good" "${in_fleet[@]}"
+no_claim() { ! fleet get pvc hub-broker-3; }
+within 120 "the lost volume's claim to go" no_claim
+flow_ends
+all_there
+
+step "back to one broker and one copy, as asked for"
+flow_start clicks
+fleet patch hub hub --type merge -p '{"spec":{"replicationFactor":1,"brokers":{"replicas":1}}}' >/dev/null
+within 150 "the hub to be whole with one broker" whole 1 1
+flow_ends
+one_claim() { [ "$(fleet get pvc -o name)" = persistentvolumeclaim/hub-broker-1 ]; }
+within 60 "the volumes of the others to go" one_claim
+expect "calls that failed while the hub shrank" "$failures" 0
+all_there
+
+step "and away"
+fleet delete topic --all --timeout 30s >/dev/null
+kube delete namespace fleet --wait=false >/dev/null
+within 120 "namespace fleet to go" namespace_gone fleet
+helm_in uninstall tidegate --namespace tidegate-system --wait --timeout 90s >/dev/null
+no_definitions
+kube delete namespace tidegate-system >/dev/null

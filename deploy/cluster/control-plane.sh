@@ -48,20 +48,23 @@ certificates() {
   cp "$folder/admin.kubeconfig" "$folder/kubeconfig"
 }
 
-# Runs the API server again whenever it has ended, but not while the file api-down is there (cluster.sh api-down).
-keep_api_server() {
+# keep PROGRAM FLAG…: runs a program again whenever it has ended, but not while the file api-down is there (cluster.sh api-down).
+keep() {
+  local program=$1
+  shift
   while :; do
     until [ ! -e "$folder/api-down" ]; do sleep 0.2; done
-    "$bin/kube-apiserver" "$@" &
-    echo $! >"$folder/kube-apiserver.pid"
+    "$bin/$program" "$@" &
+    echo $! >"$folder/$program.pid"
     wait $! || true
+    sleep 0.1
   done
 }
 
 control_plane() {
   start etcd "$bin/etcd" --name test --data-dir "$folder/etcd" --unsafe-no-fsync --log-level warn \
     --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380
-  start kube-apiserver keep_api_server --etcd-servers http://127.0.0.1:2379 --bind-address 0.0.0.0 --advertise-address $address \
+  start kube-apiserver keep kube-apiserver --etcd-servers http://127.0.0.1:2379 --bind-address 0.0.0.0 --advertise-address $address \
     --service-cluster-ip-range 10.96.0.0/16 --tls-cert-file "$pki/apiserver.crt" --tls-private-key-file "$pki/apiserver.key" \
     --client-ca-file "$pki/ca.crt" --service-account-key-file "$pki/service-accounts.key" --service-account-signing-key-file "$pki/service-accounts.key" \
     --service-account-issuer https://kubernetes.default.svc.cluster.local --authorization-mode Node,RBAC --enable-admission-plugins NodeRestriction \
@@ -72,7 +75,9 @@ control_plane() {
 # They end when the API server has no roles for them yet: after it is ready.
 controllers() {
   local kubeconfig="$folder/controller-manager.kubeconfig"
-  start kube-controller-manager "$bin/kube-controller-manager" --kubeconfig "$kubeconfig" --authentication-kubeconfig "$kubeconfig" \
+  # Controllers that cannot renew their lease end, and count a node's silence anew when they begin again. There is one here, without a lease: it goes with
+  # the API server, or it would take all nodes for lost when that comes back.
+  start kube-controller-manager keep kube-controller-manager --kubeconfig "$kubeconfig" --authentication-kubeconfig "$kubeconfig" \
     --authorization-kubeconfig "$kubeconfig" --leader-elect=false --use-service-account-credentials --root-ca-file "$pki/ca.crt" \
     --service-account-private-key-file "$pki/service-accounts.key" --cluster-signing-cert-file "$pki/ca.crt" --cluster-signing-key-file "$pki/ca.key" \
     --node-monitor-period 1s --node-monitor-grace-period 12s --kube-api-qps 200 --kube-api-burst 400

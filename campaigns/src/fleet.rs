@@ -75,7 +75,7 @@ impl Fleet {
         }
         let begin = Instant::now();
         loop {
-            let request = wire::SetReplicationFactorRequest { replication_factor: 3 };
+            let request = wire::SetReplicationFactorRequest { replication_factor: 3, context: None };
             let member = fleet.members.values().next().context("there are brokers")?;
             let address = member.setup.operator_address();
             let mut client = ClusterServiceClient::connect(address.clone()).await.with_context(|| address)?;
@@ -273,10 +273,11 @@ impl Fleet {
 
     /// Asks any broker that answers to drain one; what comes of it shows in the status.
     async fn drain(&self, number: u32) {
-        let request = wire::SetBrokerStateRequest { broker_id: number, state: wire::ClusterBrokerState::Draining.into() };
+        let request =
+            wire::SetBrokerStateRequest { broker_id: number, state: wire::ClusterBrokerState::Draining.into(), context: None };
         for member in self.members.values() {
             let Ok(mut client) = ClusterServiceClient::connect(member.setup.operator_address()).await else { continue };
-            if tokio::time::timeout(ASK_LIMIT, client.set_broker_state(request)).await.is_ok_and(|answer| answer.is_ok()) {
+            if tokio::time::timeout(ASK_LIMIT, client.set_broker_state(request.clone())).await.is_ok_and(|answer| answer.is_ok()) {
                 return;
             }
         }

@@ -51,6 +51,10 @@ pub struct Context {
     pub(crate) wake_hubs: mpsc::Sender<ObjectRef<Hub>>,
     pub(crate) attempts: Mutex<HashMap<String, u32>>,
     pub(crate) poked: Mutex<HashSet<HubKey>>,
+    /// What the load of hubs that scale by it asked for lately.
+    pub(crate) scaling: Mutex<HashMap<HubKey, crate::hub::autoscale::History>>,
+    /// When this operator began: times of `scaling` count from here.
+    pub(crate) begun: Instant,
     /// Objects of hubs whose fields were set back, and when.
     pub(crate) contested: Mutex<HashMap<(HubKey, String), Instant>>,
 }

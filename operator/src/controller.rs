@@ -1,7 +1,7 @@
 //! Wiring: watches, queues and tasks of a leader. Everything ends with `stop`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -151,6 +151,8 @@ pub async fn lead(parts: Parts, stop: CancellationToken) {
         attempts: Mutex::default(),
         poked: Mutex::default(),
         contested: Mutex::default(),
+        scaling: Mutex::default(),
+        begun: Instant::now(),
     });
     let tasks = TaskTracker::new();
     let (measured, to_measure) = mpsc::channel(QUEUE);
@@ -364,6 +366,7 @@ async fn hubs_gone(ctx: Arc<Context>, mut gone: mpsc::Receiver<Hub>) {
 
 async fn hub_went(ctx: &Context, key: &HubKey) {
     if ctx.hub(key).is_none() {
+        ctx.scaling.lock().remove(key);
         ctx.links.remove(key);
     }
     for topic in ctx.topics.state_filter(|topic| is_of(topic, key)) {

@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::quantity::Size;
+use crate::quantity::{Size, Span};
 
 /// What is wanted of a hub.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
@@ -44,9 +44,9 @@ use crate::quantity::Size;
         .message("spec.journals is fixed when the hub first starts: make a new Hub and copy the topics"),
     validation = Rule::new("has(self.objectStore.s3) == has(oldSelf.objectStore.s3)")
         .message("spec.objectStore keeps its kind: make a new Hub for another store"),
-    validation = Rule::new("!has(self.replicationFactor) || (has(self.brokers.replicas) ? self.brokers.replicas : 1) >= self.replicationFactor")
-        .message("spec.brokers.replicas is below spec.replicationFactor: keep as many brokers as there are copies of each record, or ask for fewer copies first"),
-    validation = Rule::new("has(self.replicationFactor) || !has(oldSelf.brokers.replicas) || oldSelf.brokers.replicas < 3 || (has(self.brokers.replicas) && self.brokers.replicas >= 3)")
+    validation = Rule::new("!has(self.replicationFactor) || (has(self.brokers.autoscaling) ? self.brokers.autoscaling.minReplicas : (has(self.brokers.replicas) ? self.brokers.replicas : 1)) >= self.replicationFactor")
+        .message("spec.brokers.replicas (or autoscaling.minReplicas) is below spec.replicationFactor: keep as many brokers as there are copies of each record, or ask for fewer copies first"),
+    validation = Rule::new("has(self.replicationFactor) || (has(oldSelf.brokers.autoscaling) ? oldSelf.brokers.autoscaling.minReplicas : (has(oldSelf.brokers.replicas) ? oldSelf.brokers.replicas : 1)) < 3 || (has(self.brokers.autoscaling) ? self.brokers.autoscaling.minReplicas : (has(self.brokers.replicas) ? self.brokers.replicas : 1)) >= 3")
         .message("fewer than 3 brokers cannot hold 3 copies of each record: keep 3, or say spec.replicationFactor: 1 with it, and each record is on one broker only")
 )]
 pub struct HubSpec {
@@ -98,12 +98,42 @@ pub struct Brokers {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub replicas: Option<i32>,
+    /// Sets the number of brokers by their load; `replicas` counts no more then. Only the status shows how many there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<Autoscaling>,
     /// Each broker's volume, which holds what is not yet in the object store.
     #[serde(default)]
     pub storage: Storage,
     /// Changes to the brokers' pods.
     #[serde(default)]
     pub template: PodTemplate,
+}
+
+/// How many brokers there are by their load.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.minReplicas <= self.maxReplicas").message("minReplicas is above maxReplicas"))]
+pub struct Autoscaling {
+    /// Never fewer, 1 to 100. Without `spec.replicationFactor`, three or more mean three copies of each record.
+    #[schemars(range(min = 1, max = 100))]
+    pub min_replicas: i32,
+    /// Never more, 1 to 100.
+    #[schemars(range(min = 1, max = 100))]
+    pub max_replicas: i32,
+    /// What one broker shall take.
+    pub targets: ScalingTargets,
+    /// Brokers go only when fewer were enough for so long, such as `10m`. Default 10m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale_down_after: Option<Span>,
+}
+
+/// What one broker shall take. Measured by the brokers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ScalingTargets {
+    /// Bytes that clients append per second, before they are copied, such as `20Mi`; at least 1Ki.
+    #[x_kube(validation = Rule::new("self != 'unlimited' && !quantity(string(self)).isLessThan(quantity('1Ki'))").message("must be at least 1Ki"))]
+    pub bytes_in_per_second: Size,
 }
 
 /// A broker's volume.

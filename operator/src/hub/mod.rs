@@ -1,5 +1,6 @@
 //! Hubs: read what there is, plan the objects that should be, apply them, roll pods, report.
 
+pub mod autoscale;
 pub mod config;
 pub mod fleet;
 pub mod found;
@@ -13,6 +14,7 @@ pub mod steps;
 pub mod wishes;
 pub mod workload;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +27,7 @@ use kube::{Api, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tidegate_crd::quantity::{parse_bytes, parse_duration_ms};
 use tidegate_crd::{Hub, HubStatus};
 use tidegate_proto::operator::v1 as wire;
 use uuid::Uuid;
@@ -39,6 +42,11 @@ use crate::topic::params;
 
 /// When a hub in the middle of a change is looked at again, if nothing happens before.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// Time between two looks at the load of a hub that scales by it.
+const LOOK_AT_LOAD: Duration = Duration::from_secs(15);
+/// Brokers go when fewer were enough for so long, unless the Hub says otherwise.
+const SCALE_DOWN_AFTER: Duration = Duration::from_secs(600);
 
 /// When one of several brokers in the middle of a change is looked at again: what the hub says of them is not watched.
 const LOOK_AGAIN_SOON: Duration = Duration::from_secs(2);
@@ -99,6 +107,8 @@ async fn bring_together(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Action, Erro
     let report = status::Measured::gather(&ctx, &key, &found, status::Fleet { told, view, plan }, problems);
     write_status(&ctx, &hub, &report).await?;
     Ok(match report.is_settled() {
+        // The load is looked at, for nothing tells of it.
+        true if hub.spec.brokers.autoscaling.is_some() => Action::requeue(LOOK_AT_LOAD),
         true => Action::await_change(),
         false if report.fleet.view.wanted > 1 || report.fleet.view.brokers.len() > 1 => Action::requeue(LOOK_AGAIN_SOON),
         false => Action::requeue(LOOK_AGAIN),
@@ -114,10 +124,40 @@ async fn look(ctx: &Context, hub: &Hub, found: &found::Found) -> (Option<wire::D
         None => None,
     };
     let whole = told.as_ref().map(|told| fleet::learn(&mut brokers, told));
-    let wanted = hub.spec.brokers.replicas.and_then(|n| u32::try_from(n).ok()).unwrap_or(1).max(1);
+    let (base, wanted) = wanted(ctx, hub, &brokers, told.as_ref());
     let asked = hub.spec.replication_factor.and_then(|n| u32::try_from(n).ok());
-    let factor = asked.unwrap_or(if wanted >= 3 { 3 } else { 1 });
+    let factor = asked.unwrap_or(if base >= 3 { 3 } else { 1 });
     (told, fleet::View { wanted, factor, update: hub.spec.update_strategy.kind, brokers, whole })
+}
+
+/// The fewest brokers that there shall ever be, and how many there shall be now.
+fn wanted(
+    ctx: &Context,
+    hub: &Hub,
+    brokers: &BTreeMap<u32, fleet::Broker>,
+    told: Option<&wire::DescribeClusterResponse>,
+) -> (u32, u32) {
+    let number = |n: i32| u32::try_from(n).unwrap_or(1).max(1);
+    let Some(scaling) = &hub.spec.brokers.autoscaling else {
+        let replicas = number(hub.spec.brokers.replicas.unwrap_or(1));
+        return (replicas, replicas);
+    };
+    let bounds = autoscale::Bounds {
+        least: number(scaling.min_replicas),
+        most: number(scaling.max_replicas),
+        bytes_in: parse_bytes(scaling.targets.bytes_in_per_second.as_ref()).ok().flatten().unwrap_or(u64::MAX) as f64,
+        down_after: scaling
+            .scale_down_after
+            .as_ref()
+            .and_then(|span| parse_duration_ms(span.as_ref()).ok().flatten())
+            .map_or(SCALE_DOWN_AFTER, Duration::from_millis),
+    };
+    let staying = brokers.values().filter(|broker| broker.is_there() && !broker.is_draining() && !broker.is_retired());
+    let present = u32::try_from(staying.count()).unwrap_or(u32::MAX).max(1);
+    let bytes_in = told.map(|told| told.journals.iter().map(|journal| journal.bytes_per_second).sum());
+    let mut histories = ctx.scaling.lock();
+    let history = histories.entry(hub_key(hub)).or_default();
+    (bounds.least, autoscale::wanted(&bounds, history, ctx.begun.elapsed(), present, bytes_in))
 }
 
 /// Whose objects are applied.

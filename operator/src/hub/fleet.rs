@@ -235,6 +235,8 @@ fn leave(view: &View, whole: Whole, members: &BTreeSet<u32>, staying: &[u32], pl
         } else if members.len() > 1 && broker.is_lost() && broker.is_active() {
             goes = true;
             plan.steps.push(Step::Drain { broker: *id, why: "its node or volume has gone for good" });
+        } else if members.len() > 1 && broker.is_lost() && broker.known.is_none() && !broker.ready {
+            plan.steps.push(Step::Remove(*id));
         }
     }
     // Somebody took away all that there was of it: nobody may count on its copies.

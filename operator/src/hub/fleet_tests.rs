@@ -115,6 +115,9 @@ fn one_that_never_came_in_needs_no_farewell_and_one_that_was_taken_away_is_drain
     let pending = Broker { ready: false, known: None, ..broker(0, 0) };
     let mut view = view(3, 3, &[(1, broker(2, 5)), (2, broker(2, 5)), (3, broker(1, 5)), (4, pending)]);
     assert_eq!((plan(&view).steps, plan(&view).kept), (vec![Step::Remove(4)], ids(&[1, 2, 3])));
+    at(&mut view, 4).node_lost = true;
+    assert_eq!((plan(&view).steps, plan(&view).kept), (vec![Step::Remove(4)], ids(&[1, 2, 3])), "nor where its node has gone");
+    at(&mut view, 4).node_lost = false;
     // It may be coming in at this moment.
     at(&mut view, 4).ready = true;
     assert!(!plan(&view).steps.contains(&Step::Remove(4)));

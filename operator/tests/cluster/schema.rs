@@ -1,5 +1,6 @@
 //! What the API server refuses at apply, and what it says then.
 
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::bed::Bed;
@@ -68,6 +69,8 @@ async fn invalid_and_dangerous_hubs_are_refused_with_the_alternative() {
         spec[field] = value;
         hub(spec)
     };
+    let scaling =
+        |least: u32, most: u32| json!({"minReplicas": least, "maxReplicas": most, "targets": {"bytesInPerSecond": "20Mi"}});
     let both = json!({"s3": {"bucket": "events", "credentials": {"secret": {"name": "a"}, "webIdentity": {"roleArn": "b"}}}});
     let neither = json!({"s3": {"bucket": "events", "credentials": {}}});
     for (object, expected) in [
@@ -75,7 +78,14 @@ async fn invalid_and_dangerous_hubs_are_refused_with_the_alternative() {
         (hub(json!({"objectStore": both})), "exactly one source of credentials"),
         (hub(json!({"objectStore": neither})), "exactly one source of credentials"),
         (hub(json!({"objectStore": {"s3": {"bucket": "Events!"}}})), "a bucket's name consists of"),
-        (with("brokers", json!({"replicas": 3})), "does not replicate between brokers yet"),
+        (with("brokers", json!({"replicas": 0})), "greater than or equal to 1"),
+        (with("replicationFactor", json!(2)), "must be 1, 3 or 5"),
+        (with("replicationFactor", json!(3)), "keep as many brokers as there are copies of each record"),
+        (with("brokers", json!({"autoscaling": scaling(5, 3)})), "minReplicas is above maxReplicas"),
+        (
+            with("brokers", json!({"autoscaling": {"minReplicas": 1, "maxReplicas": 3, "targets": {}}})),
+            "bytesInPerSecond: Required value",
+        ),
         (with("brokers", json!({"storage": {"size": "100Mi"}})), "at least 1Gi"),
         (with("listeners", json!([{"name": "grpc", "port": 7171}])), "say so with plaintext: true"),
         (
@@ -112,4 +122,22 @@ async fn invalid_and_dangerous_hubs_are_refused_with_the_alternative() {
     // Growing is fine, and the scale subresource knows the number.
     bed.apply(hub(json!({"objectStore": store, "brokers": {"replicas": 1, "storage": {"size": "20Gi"}}}))).await.unwrap();
     assert_eq!(bed.hubs().get_scale("hub").await.unwrap().spec.unwrap().replicas, Some(1));
+    // Up by the scale subresource; down below three copies only with a word about it.
+    let scale = |replicas: u32| {
+        let hubs = bed.hubs();
+        async move { hubs.patch_scale("hub", &PatchParams::default(), &Patch::Merge(json!({"spec": {"replicas": replicas}}))).await }
+    };
+    assert_eq!(scale(5).await.unwrap().spec.unwrap().replicas, Some(5));
+    scale(3).await.unwrap();
+    for few in [2, 1] {
+        let refused = scale(few).await.unwrap_err().to_string();
+        assert!(refused.contains("say spec.replicationFactor: 1 with it"), "{refused}");
+    }
+    let one = json!({"replicas": 1, "storage": {"size": "20Gi"}});
+    refused(&bed, hub(json!({"objectStore": store, "brokers": one})), "fewer than 3 brokers cannot hold 3 copies").await;
+    bed.apply(hub(json!({"objectStore": store, "brokers": one, "replicationFactor": 1}))).await.unwrap();
+    let many = json!({"autoscaling": scaling(3, 9), "storage": {"size": "20Gi"}});
+    bed.apply(hub(json!({"objectStore": store, "brokers": many, "replicationFactor": 3}))).await.unwrap();
+    let few = json!({"autoscaling": scaling(2, 9), "storage": {"size": "20Gi"}});
+    refused(&bed, hub(json!({"objectStore": store, "brokers": few, "replicationFactor": 3})), "autoscaling.minReplicas").await;
 }

@@ -46,9 +46,12 @@ async fn three_brokers_take_records_anywhere_and_go_on_without_one() {
     // Asked of a broker that does not lead the catalog.
     let address = format!("http://{}", third.operator_addr);
     let mut cluster = ClusterServiceClient::connect(address).await.unwrap();
-    let refused = cluster.set_replication_factor(wire::SetReplicationFactorRequest { replication_factor: 2 }).await.unwrap_err();
+    let refused = cluster
+        .set_replication_factor(wire::SetReplicationFactorRequest { replication_factor: 2, context: None })
+        .await
+        .unwrap_err();
     assert_eq!(Failure::from_status(&refused).reason, Reason::InvalidArgument, "{refused}");
-    cluster.set_replication_factor(wire::SetReplicationFactorRequest { replication_factor: 3 }).await.unwrap();
+    cluster.set_replication_factor(wire::SetReplicationFactorRequest { replication_factor: 3, context: None }).await.unwrap();
     create(second.hub(), "events", 8).await;
 
     let client = Client::connect(format!("{},{}", first.client_addr, second.client_addr)).await.unwrap();

@@ -107,7 +107,9 @@ kube patch hub hub --type merge -p "{\"spec\":{\"restoreFrom\":{\"hubId\":\"$los
 within 60 "an acknowledged event after the recovery" first_event
 timed "restoreFrom -> first acknowledged event" 20 "$recovering"
 kube wait hub/hub --for condition=Ready --timeout 30s >/dev/null
-kube logs hub-broker-1-0 -c restore | sed 's/^/    /' | head -n 5
+within 45 "the Hub to say what it was rebuilt from" field_is hub/hub .status.recovered.fromHubId "$lost"
+within 15 "an Event that says what was lost" event_says hub/hub Recovered "the hub was rebuilt from its bucket"
+printf '    %s\n' "$(field hub/hub .status.recovered.message)"
 expect "readings after the volume's loss" "$(count sensors)" 20000
 recovered=$(field hub/hub .status.hubId)
 [ "$recovered" != "$lost" ] || give_up "the rebuilt hub has the lost one's identity"

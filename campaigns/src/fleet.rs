@@ -277,7 +277,8 @@ impl Fleet {
             wire::SetBrokerStateRequest { broker_id: number, state: wire::ClusterBrokerState::Draining.into(), context: None };
         for member in self.members.values() {
             let Ok(mut client) = ClusterServiceClient::connect(member.setup.operator_address()).await else { continue };
-            if tokio::time::timeout(ASK_LIMIT, client.set_broker_state(request.clone())).await.is_ok_and(|answer| answer.is_ok()) {
+            if tokio::time::timeout(ASK_LIMIT, client.set_broker_state(request.clone())).await.is_ok_and(|answer| answer.is_ok())
+            {
                 return;
             }
         }

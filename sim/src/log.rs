@@ -2,16 +2,18 @@
 //! the moment between two files, each seed meets dozens of times, and cuts the power there.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tidegate_env::sim::{Ended, SimRandom, Simulation};
 use tidegate_env::{Env, Random};
 use tidegate_model::JournalId;
-use tidegate_wal::{Payload, Position, Settings, Wal, Write};
+use tidegate_wal::{Payload, Position, Recovered, Settings, Wal, Write};
 
 const JOURNAL: JournalId = JournalId(1);
+/// A journal that comes and is forgotten, over and over.
+const GUEST: JournalId = JournalId(2);
 const ENTRY_BYTES: usize = 3000;
 const LIVES: u64 = 6;
 
@@ -21,6 +23,10 @@ struct Known {
     acknowledged: AtomicU64,
     submitted: AtomicU64,
     purged: AtomicU64,
+    /// The guest's last entry that was acknowledged, and the last that was submitted, of its present stay.
+    guest: (AtomicU64, AtomicU64),
+    /// Whether an order to forget the guest was submitted and is not known to be durable.
+    leaving: AtomicBool,
 }
 
 /// Runs one seed: how often the power was cut.
@@ -77,6 +83,7 @@ async fn one_life(env: Env, known: Arc<Known>, entries: u64) -> Result<(), Strin
             return Err(format!("entry {index} is another's"));
         }
     }
+    let mut guest = guest(&wal, &recovered, &known).await?;
     known.submitted.store(last, Ordering::Relaxed);
     for index in last + 1..=last + entries {
         let mut writes = vec![Write::Entry { journal: JOURNAL, at: position(index), payload: Payload::from(content(index)) }];
@@ -86,6 +93,15 @@ async fn one_life(env: Env, known: Arc<Known>, entries: u64) -> Result<(), Strin
                 known.purged.store(purged, Ordering::Relaxed);
                 writes.push(Write::Purge { journal: JOURNAL, at: position(purged) });
             }
+        }
+        let (leaves, stays) = (guest > 0 && env.random.below(10) == 0, env.random.below(2) == 0);
+        if leaves {
+            known.leaving.store(true, Ordering::Relaxed);
+            writes.push(Write::Forget { journal: GUEST });
+        } else if stays {
+            guest += 1;
+            known.guest.1.store(guest, Ordering::Relaxed);
+            writes.push(Write::Entry { journal: GUEST, at: position(guest), payload: Payload::from(content(guest + 7)) });
         }
         known.submitted.store(index, Ordering::Relaxed);
         let (done, written) = tokio::sync::oneshot::channel();
@@ -99,8 +115,33 @@ async fn one_life(env: Env, known: Arc<Known>, entries: u64) -> Result<(), Strin
             return Err("the log has failed".to_owned());
         }
         known.acknowledged.store(index, Ordering::Relaxed);
+        if leaves {
+            guest = 0;
+            known.leaving.store(false, Ordering::Relaxed);
+            known.guest.1.store(0, Ordering::Relaxed);
+        }
+        known.guest.0.store(guest, Ordering::Relaxed);
     }
     Ok(())
+}
+
+/// Checks what the log recovered of the guest: all of its stay, or nothing if it was to be forgotten. Its last entry.
+async fn guest(wal: &Wal, recovered: &Recovered, known: &Known) -> Result<u64, String> {
+    let last = recovered.journals.get(&GUEST).and_then(|log| log.last).map_or(0, |at| at.index);
+    let (acknowledged, submitted) = (known.guest.0.load(Ordering::Relaxed), known.guest.1.load(Ordering::Relaxed));
+    let was_forgotten = known.leaving.swap(false, Ordering::Relaxed) && last == 0;
+    if !was_forgotten && (last < acknowledged || last > submitted) {
+        return Err(format!("the guest ends at {last}; {acknowledged} was acknowledged, {submitted} submitted"));
+    }
+    for index in 1..=last {
+        let read = wal.read(GUEST, index).await.map_err(|error| error.to_string())?;
+        if read != content(index + 7) {
+            return Err(format!("entry {index} of the guest is another's"));
+        }
+    }
+    known.guest.0.store(last, Ordering::Relaxed);
+    known.guest.1.store(last, Ordering::Relaxed);
+    Ok(last)
 }
 
 fn position(index: u64) -> Position {

@@ -15,7 +15,7 @@ use tidegate_env::{Disk, Env, OpenMode};
 use tidegate_model::JournalId;
 use uuid::Uuid;
 
-use crate::format::{self, FRAME_HEADER_BYTES, FileHeader, FrameHeader};
+use crate::format::{self, FRAME_HEADER_BYTES, FileHeader, FrameHeader, VERSION};
 use crate::shared::{Batch, OnPanic, OpenFile, Shared, Slot, State};
 use crate::{Failed, Payload, Position, Write};
 
@@ -88,7 +88,13 @@ impl Allocator {
 
     async fn prepare(&self, generation: u32, spare: Option<PathBuf>) -> Result<(), Failed> {
         let settings = &self.shared.settings;
-        let header = FileHeader { log: self.log, generation, salt: self.env.random.next_u64(), file_bytes: settings.file_bytes };
+        let header = FileHeader {
+            version: VERSION,
+            log: self.log,
+            generation,
+            salt: self.env.random.next_u64(),
+            file_bytes: settings.file_bytes,
+        };
         let disk = &*self.env.disk;
         match prepare_file(disk, &settings.directory, header, spare.as_deref()) {
             Ok(open) => {

@@ -18,8 +18,10 @@ pub(crate) const FRAME_HEADER_BYTES: usize = 64;
 pub(crate) const SEAL_ENTRY_BYTES: usize = 40;
 /// Bytes of a seal's payload besides its entries: first sequence and count before, length and magic after.
 pub(crate) const SEAL_FIXED_BYTES: usize = 16 + 8;
-/// The version that this program writes.
-pub(crate) const VERSION: u16 = 1;
+/// The version that this program writes, and the greatest that it reads. 2: has [`Kind::Forget`].
+pub(crate) const VERSION: u16 = 2;
+/// The least version that this program reads.
+const OLDEST_VERSION: u16 = 1;
 /// The longest vote.
 pub(crate) const MAX_VOTE_BYTES: usize = 4096;
 
@@ -30,6 +32,8 @@ const SEAL_MAGIC: u32 = 0x4557_4754;
 /// What a file says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileHeader {
+    /// Says which kinds of frames the file may have.
+    pub(crate) version: u16,
     /// The log that it belongs to.
     pub(crate) log: Uuid,
     /// Its place among the log's files; rises by one from file to file.
@@ -52,7 +56,7 @@ impl FileHeader {
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = Vec::with_capacity(FILE_HEADER_BYTES as usize);
         out.put_slice(&FILE_MAGIC);
-        out.put_u16_le(VERSION);
+        out.put_u16_le(self.version);
         out.put_u16_le(0);
         out.put_u32_le(self.generation);
         out.put_slice(self.log.as_bytes());
@@ -76,14 +80,15 @@ impl FileHeader {
         if !crc_ok {
             return Err(BadHeader::Checksum);
         }
-        if version != VERSION {
+        if !(OLDEST_VERSION..=VERSION).contains(&version) {
             return Err(BadHeader::Version(version));
         }
         rest.advance(2);
         let generation = rest.get_u32_le();
         let mut log = [0; 16];
         rest.copy_to_slice(&mut log);
-        Ok(FileHeader { log: Uuid::from_bytes(log), generation, salt: rest.get_u64_le(), file_bytes: rest.get_u64_le() })
+        let (salt, file_bytes) = (rest.get_u64_le(), rest.get_u64_le());
+        Ok(FileHeader { version, log: Uuid::from_bytes(log), generation, salt, file_bytes })
     }
 }
 
@@ -109,11 +114,20 @@ pub enum Kind {
     Seal = 8,
     /// An entry of an older file, written again so that the older file can go.
     Moved = 9,
+    /// All of a journal is gone: its entries, vote and points. What follows of it begins anew.
+    Forget = 10,
+}
+
+impl Kind {
+    /// The version of the file that a frame of this kind needs.
+    pub(crate) fn version(self) -> u16 {
+        if self == Kind::Forget { 2 } else { 1 }
+    }
 }
 
 impl Kind {
     pub(crate) fn from_byte(byte: u8) -> Option<Kind> {
-        const ALL: [Kind; 9] = [
+        const ALL: [Kind; 10] = [
             Kind::Entry,
             Kind::Vote,
             Kind::Truncate,
@@ -123,6 +137,7 @@ impl Kind {
             Kind::Opening,
             Kind::Seal,
             Kind::Moved,
+            Kind::Forget,
         ];
         ALL.into_iter().find(|kind| *kind as u8 == byte)
     }

@@ -114,6 +114,12 @@ pub enum Write {
         /// The new purge point; an older one than the present is ignored.
         at: Position,
     },
+    /// Forgets a journal: its entries, vote and points go, as if it had never been here. It may be begun anew, from index 1, once this is durable and
+    /// not before.
+    Forget {
+        /// The journal.
+        journal: JournalId,
+    },
     /// Notes how far the journal is committed. Alone it causes no write: it goes out with the next one, or is forgotten by a crash.
     Committed {
         /// The journal.

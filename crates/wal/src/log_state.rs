@@ -70,6 +70,7 @@ impl LogState {
                     return Err(format!("entry {} was moved, but the log ends at {}", at.index, self.end()));
                 }
             }
+            Kind::Forget => *self = LogState::default(),
             Kind::Mark | Kind::Opening | Kind::Seal => {}
         }
         Ok(())
@@ -78,6 +79,21 @@ impl LogState {
 
 /// Every journal's state, as an opening holds it.
 pub(crate) type LogStates = BTreeMap<JournalId, LogState>;
+
+/// Takes a journal's frame in; the reason if it cannot follow what was before. A journal that is forgotten stands in no opening any more.
+pub(crate) fn take_in(
+    states: &mut LogStates,
+    journal: JournalId,
+    kind: Kind,
+    at: Position,
+    payload: &Bytes,
+) -> Result<(), String> {
+    if kind == Kind::Forget {
+        states.remove(&journal);
+        return Ok(());
+    }
+    states.entry(journal).or_default().apply(kind, at, payload)
+}
 
 const HAS_VOTE: u8 = 1;
 const HAS_PURGED: u8 = 2;

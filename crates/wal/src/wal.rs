@@ -425,7 +425,7 @@ fn pending_bytes(write: &Write) -> u64 {
     let payload = match write {
         Write::Entry { payload, .. } => payload.bytes(),
         Write::Vote { bytes, .. } => bytes.len(),
-        Write::TruncateAfter { .. } | Write::Purge { .. } | Write::Committed { .. } => 0,
+        Write::TruncateAfter { .. } | Write::Purge { .. } | Write::Committed { .. } | Write::Forget { .. } => 0,
     };
     frame_bytes(payload) as u64
 }
@@ -436,7 +436,10 @@ fn check(state: &State, writes: &[Write], max_payload_bytes: usize) {
     let mut ends: Vec<(JournalId, u64, u64)> = Vec::new();
     for write in writes {
         let journal = match write {
-            Write::Entry { journal, .. } | Write::TruncateAfter { journal, .. } | Write::Purge { journal, .. } => *journal,
+            Write::Entry { journal, .. }
+            | Write::TruncateAfter { journal, .. }
+            | Write::Purge { journal, .. }
+            | Write::Forget { journal } => *journal,
             Write::Vote { bytes, .. } => {
                 assert!(bytes.len() <= MAX_VOTE_BYTES, "a vote of {} bytes exceeds {MAX_VOTE_BYTES}", bytes.len());
                 continue;
@@ -463,6 +466,7 @@ fn check(state: &State, writes: &[Write], max_payload_bytes: usize) {
                 *first = (*first).max(at.index + 1);
                 *end = (*end).max(*first);
             }
+            Write::Forget { .. } => (*first, *end) = (1, 1),
             Write::Vote { .. } | Write::Committed { .. } => {}
         }
     }
@@ -484,6 +488,11 @@ fn take_in(state: &mut State, writes: &[Write], releases: &mut Vec<crate::shared
             Write::Committed { journal, at } => {
                 if state.journals.entry(*journal).or_default().committed.replace(*at).is_none() {
                     state.noted.push(*journal);
+                }
+            }
+            Write::Forget { journal } => {
+                if let Some(mut log) = state.journals.remove(journal) {
+                    log.truncate_after(0, releases);
                 }
             }
             Write::Vote { .. } => {}

@@ -217,6 +217,7 @@ impl Writer {
             }
             Write::Purge { journal, at } => Content { kind: Kind::Purge, journal: *journal, at: *at, payload: &[] },
             Write::Committed { journal, at } => Content { kind: Kind::Committed, journal: *journal, at: *at, payload: &[] },
+            Write::Forget { journal } => Content { kind: Kind::Forget, journal: *journal, at: Position::default(), payload: &[] },
         };
         self.put(content).await
     }
@@ -225,6 +226,10 @@ impl Writer {
     async fn put(&mut self, content: Content<'_>) -> Result<(), Stop> {
         let length: usize = content.payload.iter().map(Bytes::len).sum();
         if !self.fits(length) {
+            self.roll().await?;
+        }
+        // A file that an earlier build began takes no frame that it would not know.
+        while self.current.as_ref().is_some_and(|current| current.open.header.version < content.kind.version()) {
             self.roll().await?;
         }
         self.put_here(content, length);
@@ -259,8 +264,8 @@ impl Writer {
         }
         if !matches!(kind, Kind::Opening | Kind::Mark) {
             let payload = payload.first().filter(|_| kind == Kind::Vote).cloned().unwrap_or_default();
-            let state = self.states.entry(journal).or_default();
-            state.apply(kind, at, &payload).expect("submissions are checked against the same rules");
+            let taken = log_state::take_in(&mut self.states, journal, kind, at, &payload);
+            taken.expect("submissions are checked against the same rules");
         }
     }
 

@@ -113,7 +113,8 @@ fn refuse_without_identity(env: &Env, named: &[(u32, PathBuf)], identity: &std::
 }
 
 fn first_file(settings: &Settings, env: &Env, log: Uuid) -> Result<PathBuf, OpenError> {
-    let header = FileHeader { log, generation: 1, salt: env.random.next_u64(), file_bytes: settings.file_bytes };
+    let (salt, file_bytes) = (env.random.next_u64(), settings.file_bytes);
+    let header = FileHeader { version: VERSION, log, generation: 1, salt, file_bytes };
     match prepare_file(&*env.disk, &settings.directory, header, None) {
         Ok(open) => Ok(open.path),
         Err((_, path, source)) if source.kind() == std::io::ErrorKind::StorageFull => {
@@ -161,7 +162,7 @@ pub(super) fn read_all(open: &OpenFile) -> Result<Vec<u8>, OpenError> {
 
 /// Gives a file a new salt, so that no frame that is in it counts any more.
 pub(super) fn salted_again(open: &OpenFile, env: &Env) -> Result<OpenFile, OpenError> {
-    let header = FileHeader { salt: env.random.next_u64(), ..open.header };
+    let header = FileHeader { version: VERSION, salt: env.random.next_u64(), ..open.header };
     let encoded: Bytes = header.encode();
     open.file.write_vectored_at(&[encoded], 0).map_err(io_error("rewrite the header of", &open.path))?;
     open.file.sync_all().map_err(io_error("sync", &open.path))?;

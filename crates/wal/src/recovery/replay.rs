@@ -103,8 +103,12 @@ impl Replay {
         if matches!(kind, Kind::Opening | Kind::Mark | Kind::Seal) {
             return Ok(());
         }
-        let applied = self.states.entry(journal).or_default().apply(kind, at, payload);
+        let applied = log_state::take_in(&mut self.states, journal, kind, at, payload);
         applied.map_err(|reason| corrupt(file, u64::from(offset), format!("journal {journal}: {reason}")))?;
+        if kind == Kind::Forget {
+            self.journals.remove(&journal);
+            return Ok(());
+        }
         let generation = file.header.generation;
         let slot = Slot { term: at.term, leader: at.leader, generation, offset, length };
         let index = self.journals.entry(journal).or_default();
@@ -118,7 +122,7 @@ impl Replay {
             }
             Kind::Truncate => index.truncate_after(at.index, &mut released),
             Kind::Purge => index.purge(at, &mut released),
-            Kind::Vote | Kind::Committed | Kind::Mark | Kind::Opening | Kind::Seal => {}
+            Kind::Vote | Kind::Committed | Kind::Mark | Kind::Opening | Kind::Seal | Kind::Forget => {}
         }
         Ok(())
     }

@@ -143,6 +143,42 @@ async fn a_file_that_a_slow_journal_alone_needs_is_freed_by_moving_its_frames() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_forgotten_journal_gives_its_room_back_and_may_begin_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let (settings, env) = (small(folder.path()), Env::real());
+    let (wal, _) = reopened(&settings, &env).await;
+    let vote = |bytes: &'static [u8]| Write::Vote { journal: J, bytes: Bytes::from_static(bytes) };
+    write(&wal, vec![vote(b"old")]).await.unwrap();
+    for index in 1..=80 {
+        write(&wal, vec![entry(J, index, 3000)]).await.unwrap();
+    }
+    write(&wal, vec![entry(K, 1, 10)]).await.unwrap();
+    wal.submit(vec![Write::Committed { journal: J, at: at(1, 70) }], None);
+    let before = wal.status().files;
+    write(&wal, vec![entry(J, 81, 10), Write::Forget { journal: J }]).await.unwrap();
+    assert!(wal.status().files <= 2 && before > 6, "{} of {before} files are left", wal.status().files);
+    assert_eq!((wal.first_index(J), wal.last(J), wal.entry(J, 80)), (1, None, None));
+    assert!(matches!(wal.read(J, 80).await, Err(ReadError::Missing { .. })));
+    // Forgetting what is not there changes nothing.
+    write(&wal, vec![Write::Forget { journal: JournalId(9) }]).await.unwrap();
+    wal.close().await;
+    let (wal, recovered) = reopened(&settings, &env).await;
+    assert_eq!(recovered.journals.keys().collect::<Vec<_>>(), [&K]);
+    let first = Write::Entry { journal: J, at: at(5, 1), payload: Payload::from(Bytes::from_static(b"anew")) };
+    write(&wal, vec![vote(b"new"), first]).await.unwrap();
+    for index in 2..=30 {
+        write(&wal, vec![entry(J, index, 3000), entry(K, index, 10)]).await.unwrap();
+    }
+    wal.close().await;
+    let (wal, recovered) = reopened(&settings, &env).await;
+    let log = &recovered.journals[&J];
+    assert_eq!((log.vote.as_deref(), log.purged, log.last), (Some(&b"new"[..]), None, Some(at(1, 30))));
+    assert_eq!(wal.read(J, 1).await.unwrap(), Bytes::from_static(b"anew"));
+    assert_eq!(wal.read(J, 30).await.unwrap(), payload(J, 30, 3000));
+    wal.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (settings, env) = (small(folder.path()), Env::real());

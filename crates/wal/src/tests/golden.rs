@@ -1,4 +1,4 @@
-//! Files that version 1 wrote, byte by byte: still written so, still read, still opened as a log. Rules: docs/formats/README.md.
+//! Files that versions 1 and 2 wrote, byte by byte: still read, still opened as a log; those of version 2 still written so. Rules: docs/formats/README.md.
 
 use std::path::PathBuf;
 
@@ -37,8 +37,8 @@ struct Built {
 }
 
 impl Built {
-    fn new(generation: u32, salt: u64, before: Vec<u8>, sequence: u64) -> Built {
-        let header = FileHeader { log: log(), generation, salt, file_bytes: FILE_BYTES as u64 };
+    fn new(version: u16, generation: u32, salt: u64, before: Vec<u8>, sequence: u64) -> Built {
+        let header = FileHeader { version, log: log(), generation, salt, file_bytes: FILE_BYTES as u64 };
         let mut bytes = before;
         bytes.resize(FILE_BYTES, 0);
         bytes[..FILE_HEADER_BYTES as usize].copy_from_slice(&header.encode());
@@ -69,7 +69,7 @@ impl Built {
 
 /// A file with each kind of frame, filled and sealed.
 fn first_file() -> Built {
-    let mut file = Built::new(1, 0x1122_3344_5566_7788, Vec::new(), 0);
+    let mut file = Built::new(1, 1, 0x1122_3344_5566_7788, Vec::new(), 0);
     let none = Position::default();
     file.frame(Kind::Opening, JournalId(0), none, 0, log_state::encode(&LogStates::new()));
     file.frame(Kind::Vote, J, none, 0, Bytes::from_static(b"a vote"));
@@ -86,7 +86,7 @@ fn first_file() -> Built {
 
 /// The next one, in the place of a recycled file whose old frames are still behind its own.
 fn second_file() -> Built {
-    let mut file = Built::new(2, 0x99aa_bbcc_ddee_ff00, first_file().bytes, 13);
+    let mut file = Built::new(1, 2, 0x99aa_bbcc_ddee_ff00, first_file().bytes, 13);
     let state = LogState { vote: Some(Bytes::from_static(b"a vote")), purged: Some(at(1, 1)), committed: Some(at(1, 3)), end: 5 };
     file.frame(Kind::Opening, JournalId(0), Position::default(), 13, log_state::encode(&LogStates::from([(J, state)])));
     file.frame(Kind::Entry, J, at(2, 5), 14, Bytes::from_static(b"a fifth entry"));
@@ -95,7 +95,7 @@ fn second_file() -> Built {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_of_version_1_stay_readable_and_are_still_written_so() {
+async fn files_of_version_1_stay_readable() {
     let first = golden("sealed-v1.bin", &first_file().bytes);
     let second = golden("recycled-v1.bin", &second_file().bytes);
 
@@ -119,6 +119,51 @@ async fn files_of_version_1_stay_readable_and_are_still_written_so() {
     assert_eq!(wal.read(J, 4).await.unwrap(), &b"another fourth entry"[..]);
     assert_eq!(wal.read(J, 5).await.unwrap(), &b"a fifth entry"[..]);
     wal.close().await;
+}
+
+/// A file in which a journal is forgotten and begun anew, and another one is forgotten for good.
+fn forgetting_file() -> Built {
+    let mut file = Built::new(2, 1, 0x0bad_cafe_0bad_cafe, Vec::new(), 0);
+    let none = Position::default();
+    file.frame(Kind::Opening, JournalId(0), none, 0, log_state::encode(&LogStates::new()));
+    file.frame(Kind::Vote, J, none, 0, Bytes::from_static(b"a vote"));
+    (1..=3).for_each(|index| file.frame(Kind::Entry, J, at(1, index), 2, payload(J, index, 100)));
+    file.frame(Kind::Entry, K, at(1, 1), 2, payload(K, 1, 100));
+    file.frame(Kind::Forget, J, none, 6, Bytes::new());
+    file.frame(Kind::Entry, J, at(4, 1), 7, Bytes::from_static(b"another beginning"));
+    file.frame(Kind::Forget, K, none, 8, Bytes::new());
+    file.frame(Kind::Mark, JournalId(0), none, 9, Bytes::new());
+    file.seal(1);
+    file
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_version_2_stay_readable_and_are_still_written_so() {
+    let bytes = golden("sealed-v2.bin", &forgetting_file().bytes);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("identity"), format!("tidegate wal 1\n{}\n", log())).unwrap();
+    std::fs::write(folder.path().join(format::file_name(1)), &bytes).unwrap();
+    let (wal, recovered) = reopened(&small(folder.path()), &Env::real()).await;
+    assert_eq!(recovered.journals.keys().collect::<Vec<_>>(), [&J]);
+    let journal = &recovered.journals[&J];
+    assert_eq!((journal.vote.clone(), journal.first_index, journal.last), (None, 1, Some(at(4, 1))));
+    assert_eq!(wal.read(J, 1).await.unwrap(), &b"another beginning"[..]);
+    wal.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_version_1_began_takes_no_frame_of_version_2() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("identity"), format!("tidegate wal 1\n{}\n", log())).unwrap();
+    std::fs::write(folder.path().join(format::file_name(1)), first_file().bytes).unwrap();
+    std::fs::write(folder.path().join(format::file_name(2)), second_file().bytes).unwrap();
+    let (wal, _) = reopened(&small(folder.path()), &Env::real()).await;
+    write(&wal, vec![Write::Forget { journal: J }]).await.unwrap();
+    wal.close().await;
+    let found = inspect_bytes(Path::new("second"), &std::fs::read(folder.path().join(format::file_name(2))).unwrap()).unwrap();
+    assert!(found.frames.iter().all(|frame| frame.header.kind != Kind::Forget), "an older build reads all of this file");
+    let (_, recovered) = reopened(&small(folder.path()), &Env::real()).await;
+    assert!(recovered.journals.is_empty());
 }
 
 #[test]
@@ -153,7 +198,7 @@ fn every_flipped_bit_and_every_cut_of_a_file_is_found_or_harmless() {
 #[test]
 fn a_clients_bytes_that_look_like_headers_of_long_frames_do_not_make_recovery_slow() {
     let file_bytes = 32 << 20;
-    let header = FileHeader { log: log(), generation: 1, salt: 77, file_bytes };
+    let header = FileHeader { version: format::VERSION, log: log(), generation: 1, salt: 77, file_bytes };
     let mut bytes = header.encode().to_vec();
     // All that a client can know, with a length that always fits: without the salt it cannot make the check right.
     while bytes.len() < file_bytes as usize {

@@ -232,6 +232,8 @@ pub(crate) struct Shared {
     pub(crate) admitted: AtomicU64,
     /// Time that the writer spent on writes and syncs, in nanoseconds.
     pub(crate) disk_ns: AtomicU64,
+    /// When the write under way began, in milliseconds of the monotonic clock from 1; 0 if there is none.
+    pub(crate) writing_since_ms: AtomicU64,
     /// When a file was freed last, in milliseconds of the monotonic clock from 1; 0 before the first.
     pub(crate) freed_at_ms: AtomicU64,
     /// Rung when files were freed.

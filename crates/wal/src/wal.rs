@@ -105,10 +105,14 @@ pub struct Status {
     pub files: usize,
     /// How much room is left.
     pub pressure: Pressure,
+    /// Bytes of data that others may still send to this log: what the reserve and a sixteenth of the rest leave, for what is on its way.
+    pub room_bytes: u64,
     /// True while the disk has no room for another file.
     pub disk_full: bool,
     /// How long the last fdatasync took.
     pub last_sync: Duration,
+    /// How long the write or sync under way has taken so far; zero if there is none.
+    pub writing_for: Duration,
     /// Syncs since the log was opened.
     pub syncs: u64,
     /// Bytes written since the log was opened, headers included.
@@ -374,6 +378,8 @@ impl Wal {
     pub fn status(&self) -> Status {
         let settings = &self.handle.shared.settings;
         let hard = settings.budget_bytes - settings.control_reserve_bytes;
+        let begun = Duration::from_millis(self.handle.shared.writing_since_ms.load(Ordering::Relaxed));
+        let writing_for = if begun.is_zero() { begun } else { self.handle.env.clock.monotonic().saturating_sub(begun) };
         let state = self.handle.shared.state.lock();
         let used_bytes = state.used_bytes();
         let pressure = match used_bytes {
@@ -386,7 +392,9 @@ impl Wal {
             budget_bytes: settings.budget_bytes,
             files: state.files.len(),
             pressure,
+            room_bytes: if state.disk_full { 0 } else { hard.saturating_sub(used_bytes + hard / 16) },
             disk_full: state.disk_full,
+            writing_for,
             last_sync: state.last_sync,
             syncs: state.syncs,
             written_bytes: state.written_bytes,

@@ -290,6 +290,8 @@ impl Writer {
         let bytes = self.group.bytes();
         let durable = self.durable;
         let begun = self.env.clock.monotonic();
+        let begun_ms = u64::try_from(begun.as_millis()).unwrap_or(u64::MAX);
+        self.shared.writing_since_ms.store(begun_ms.max(1), Ordering::Relaxed);
         if bytes > 0 {
             let chunks = self.group.take();
             let failed = |source| Failed { what: "a write", path: open.path.clone(), source };
@@ -304,6 +306,7 @@ impl Writer {
         }
         self.sync(&*open.file, &open.path).await?;
         self.say_durable(synced)?;
+        self.shared.writing_since_ms.store(0, Ordering::Relaxed);
         let took = self.env.clock.monotonic().saturating_sub(begun);
         self.shared.disk_ns.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.durable = self.sequence;

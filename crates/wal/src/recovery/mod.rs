@@ -143,6 +143,7 @@ fn shared(settings: Settings, state: State, lock: Box<dyn LockGuard>) -> Shared 
         state: parking_lot::Mutex::new(state),
         admitted: AtomicU64::new(0),
         disk_ns: AtomicU64::new(0),
+        writing_since_ms: AtomicU64::new(0),
         freed_at_ms: AtomicU64::new(0),
         freed: Notify::new(),
         turn: tokio::sync::Mutex::default(),

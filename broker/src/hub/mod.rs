@@ -303,7 +303,9 @@ pub(crate) fn submit_error(error: JournalError) -> Error {
     let problem = error.to_string();
     match error {
         JournalError::Full { retry_after, .. } => Error::StorageFull { problem, retry_after },
-        JournalError::NotLeader { .. } => Error::NotLeader { problem, endpoint: None, retry_after: Duration::from_millis(100) },
+        JournalError::NotLeader { .. } | JournalError::NoMajority { .. } => {
+            Error::NotLeader { problem, endpoint: None, retry_after: Duration::from_millis(100) }
+        }
         JournalError::Closed { .. } => Error::ShuttingDown,
         JournalError::TooLarge { bytes, limit, .. } => Error::TooLarge {
             field: "batches".to_owned(),

@@ -85,7 +85,7 @@ impl PeerNetwork {
 
     /// What a journal needs to reach its other replicas. It does not keep the network alive: whoever made the network does.
     pub fn links(&self) -> Links {
-        Links { hub: self.inner.hub, peers: Arc::new(Outward(Arc::downgrade(&self.inner))) }
+        Links::new(self.inner.hub, Arc::new(Outward(Arc::downgrade(&self.inner))))
     }
 
     /// Takes connections of other brokers until [`PeerNetwork::stop`].

@@ -107,7 +107,7 @@ impl Cluster {
             cache: TailCache::new(32 << 10),
             checkpoint_dir: directory.join("checkpoints"),
             env,
-            links: Links { hub: HubId::default(), peers: self.net.peers(life) },
+            links: Links::new(HubId::default(), self.net.peers(life)),
         };
         let log = recovered.journals.remove(&JOURNAL);
         self.net.begin(life, CancellationToken::new());

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_model::{JournalId, Offset, TopicPartition};
+use tidegate_model::{BrokerId, JournalId, Offset, TopicPartition};
 
 use super::settings::ENTRY_OVERHEAD_BYTES;
 
@@ -45,6 +45,17 @@ pub enum JournalError {
         /// Who leads, if known.
         leader: Option<u64>,
     },
+    /// This replica leads, and not enough of the other voters answer. The unit was not applied.
+    #[error(
+        "journal {journal} cannot reach a majority of its voters{}: it takes writes again by itself when they are back",
+        silent_words(silent)
+    )]
+    NoMajority {
+        /// The journal.
+        journal: JournalId,
+        /// Brokers with voters that are not heard.
+        silent: Vec<BrokerId>,
+    },
     /// Leadership went to another replica while the unit was on its way. Whether it took effect is unknown: an idempotent producer sends it
     /// again, others look first.
     #[error("journal {journal} changed its leader while the unit was on its way: it may or may not have taken effect{}", leader.map_or_else(String::new, |id| format!("; replica {id} leads now")))]
@@ -68,6 +79,16 @@ pub enum JournalError {
         /// What happened.
         reason: Arc<str>,
     },
+}
+
+/// Names brokers that are not heard.
+fn silent_words(silent: &[BrokerId]) -> String {
+    let names: Vec<String> = silent.iter().map(ToString::to_string).collect();
+    match names.as_slice() {
+        [] => String::new(),
+        [one] => format!(" (broker {one} does not answer)"),
+        all => format!(" (brokers {} do not answer)", all.join(", ")),
+    }
 }
 
 /// What [`super::Journal::submit`] answers with.
@@ -201,6 +222,16 @@ pub enum StartError {
         /// This replica.
         replica: u64,
     },
+    /// An entry of the log, or the vote, is not what was written.
+    #[error(
+        "journal {journal} cannot start: its log on this volume is damaged: {reason}; it takes no part until this replica is rebuilt under a new id"
+    )]
+    Damaged {
+        /// The journal.
+        journal: JournalId,
+        /// What was found.
+        reason: String,
+    },
     /// Raft could not start from what is stored.
     #[error("journal {journal} cannot start: {reason}")]
     Raft {
@@ -209,6 +240,23 @@ pub enum StartError {
         /// Why.
         reason: String,
     },
+}
+
+impl StartError {
+    /// Whether what the replica had stored is gone or damaged, so that it must never take part under its id again: another one has to take its place.
+    pub fn is_loss(&self) -> bool {
+        match self {
+            StartError::NoCheckpoint { .. }
+            | StartError::LogLost { .. }
+            | StartError::NothingStored { .. }
+            | StartError::Damaged { .. } => true,
+            StartError::Setting { .. }
+            | StartError::CheckpointFolder { .. }
+            | StartError::BeyondFile { .. }
+            | StartError::NotAMember { .. }
+            | StartError::Raft { .. } => false,
+        }
+    }
 }
 
 /// Why a partition's tail cannot be read.

@@ -4,8 +4,9 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use openraft::Raft;
 use openraft::async_runtime::WatchReceiver;
@@ -64,13 +65,25 @@ struct Inner {
     data_permits: Arc<Semaphore>,
     control_permits: Arc<Semaphore>,
     checkpoints: Arc<Checkpoints>,
-    checkpointing: tokio::sync::Mutex<()>,
+    /// Held while a checkpoint is taken; true once the journal has ended, after which there are no more.
+    checkpointing: tokio::sync::Mutex<bool>,
     leadership: watch::Receiver<Leadership>,
     /// Another replica leads: units need not queue to hear so.
     follows: Arc<AtomicBool>,
+    /// The term in which the leadership is being handed over; 0 for none.
+    hands_over: AtomicU64,
     incoming: IncomingSnapshot,
     failed: watch::Sender<Option<Arc<str>>>,
     tasks: Mutex<Tasks>,
+}
+
+/// A handle that keeps nothing alive.
+pub(super) struct WeakJournal(Weak<Inner>);
+
+impl WeakJournal {
+    pub(super) fn upgrade(&self) -> Option<Journal> {
+        self.0.upgrade().map(|inner| Journal { inner })
+    }
 }
 
 #[derive(Default)]
@@ -102,7 +115,7 @@ impl Journal {
     }
 
     /// Starts a replica of a journal from what the WAL recovered of it; `beginning` says what to do if there is nothing. With several
-    /// members the replica takes part in elections by itself from now on; give it what arrives for it by [`Journal::accept`].
+    /// members the replica takes part in elections by itself from now on, as the detector of its broker sees fit; give it what arrives for it by [`Journal::accept`].
     ///
     /// # Errors
     /// [`StartError`]; each names what is wrong and the way out.
@@ -118,11 +131,12 @@ impl Journal {
             .await
             .map_err(|source| StartError::CheckpointFolder { path: parts.checkpoint_dir.clone(), source })?;
         let failed = |reason: String| StartError::Raft { journal: id, reason };
+        let damaged = |reason: String| StartError::Damaged { journal: id, reason };
         let recovered = recover_installed(id, recovered, newest.as_ref(), &checkpoints, &parts.wal).await?;
         checkpoints.purged_to(recovered.as_ref().and_then(|log| log.purged).map_or(0, |purged| purged.index));
         let store = LogStore::new(id, parts.wal.clone(), parts.cache.clone(), recovered.as_ref())
             .map_err(|error| failed(error.to_string()))?;
-        let core = newest.unwrap_or_else(Core::empty);
+        let (core, looked_at) = (newest.unwrap_or_else(Core::empty), store.clone());
         check_reach(id, &core, &store, &parts)?;
         let stored = store.last_index() != 0 || core.applied.is_some();
         parts.cache.applied(id, core.index());
@@ -134,10 +148,11 @@ impl Journal {
         let seed = parts.env.random.next_u64();
         let raft = Runtime::scope(seed, Raft::new(settings.replica, config(&settings), network, store, machine))
             .await
-            .map_err(|error| failed(error.to_string()))?;
+            .map_err(|error| looked_at.damage().map_or_else(|| failed(error.to_string()), damaged))?;
         begin(id, &raft, settings.replica, &beginning, stored).await?;
         let follows = Arc::new(AtomicBool::new(false));
         let (leadership, task) = follow(&raft, settings.replica, follows.clone(), &parts.env);
+        let beat = Duration::from_millis(settings.heartbeat_ms);
         let inner = Arc::new(Inner {
             id,
             raft,
@@ -149,6 +164,7 @@ impl Journal {
             checkpointing: tokio::sync::Mutex::default(),
             leadership,
             follows,
+            hands_over: AtomicU64::new(0),
             incoming: IncomingSnapshot::default(),
             failed: watch::Sender::new(None),
             tasks: Mutex::new(Tasks { proposer: None, others: vec![task] }),
@@ -158,7 +174,10 @@ impl Journal {
         inner.clone().spawn_proposer(time);
         inner.spawn_watch_of_the_wal();
         inner.clone().spawn_checkpointer();
-        Ok(Journal { inner })
+        let journal = Journal { inner };
+        let Links { hub, peers, detector } = &journal.inner.parts.links;
+        detector.attend(&journal, beat, &journal.inner.parts.env, *hub, peers);
+        Ok(journal)
     }
 
     /// Its number.
@@ -219,6 +238,9 @@ impl Journal {
         let limit = limit.min(inner.settings.unit_bytes);
         if bytes > limit {
             return Err(JournalError::TooLarge { journal: inner.id, bytes, limit });
+        }
+        if class == Class::Data {
+            self.voters_have_room().await?;
         }
         let closed = || JournalError::Closed { journal: inner.id };
         let memory = permits.clone().acquire_many_owned(bytes as u32).await.map_err(|_| closed())?;
@@ -284,6 +306,7 @@ impl Journal {
     /// Takes no more units, waits for those on their way, takes a checkpoint and ends all tasks. The WAL stays open.
     pub async fn shutdown(&self) {
         let inner = &self.inner;
+        inner.parts.links.detector.leave(self);
         inner.queue.close(JournalError::Closed { journal: inner.id });
         let proposer = inner.tasks.lock().proposer.take();
         if let Some(proposer) = proposer {
@@ -295,11 +318,17 @@ impl Journal {
             tracing::warn!(journal = inner.id.0, %error, "no checkpoint at shutdown: the next start replays more");
         }
         let others = std::mem::take(&mut inner.tasks.lock().others);
+        *inner.checkpointing.lock().await = true;
         others.iter().for_each(|task| task.abort());
         if let Err(error) = inner.raft.shutdown().await {
             tracing::warn!(journal = inner.id.0, %error, "Raft did not end cleanly");
         }
         inner.parts.cache.forget(inner.id);
+    }
+
+    /// Brokers with voters of this journal that are not heard at the moment.
+    pub fn silent_voters(&self) -> Vec<tidegate_model::BrokerId> {
+        self.links().silent_voters(self.id(), self.env())
     }
 
     /// This replica's id.
@@ -309,6 +338,26 @@ impl Journal {
 
     pub(super) fn hub(&self) -> tidegate_model::HubId {
         self.inner.parts.links.hub
+    }
+
+    pub(super) fn links(&self) -> &Links {
+        &self.inner.parts.links
+    }
+
+    pub(super) fn log_status(&self) -> tidegate_wal::Status {
+        self.inner.parts.wal.status()
+    }
+
+    pub(super) fn room_patience(&self) -> Duration {
+        Duration::from_millis(self.inner.settings.room_patience_ms)
+    }
+
+    pub(super) fn hands_over(&self) -> &AtomicU64 {
+        &self.inner.hands_over
+    }
+
+    pub(super) fn downgrade(&self) -> WeakJournal {
+        WeakJournal(Arc::downgrade(&self.inner))
     }
 
     pub(super) fn raft(&self) -> &Raft<TypeConfig, Machine> {
@@ -353,6 +402,7 @@ impl Inner {
             queue: self.queue.clone(),
             settings: self.settings.clone(),
             env: self.parts.env.clone(),
+            links: self.parts.links.clone(),
             view: self.view.clone(),
             time,
             in_flight: VecDeque::new(),
@@ -398,7 +448,10 @@ impl Inner {
     }
 
     async fn checkpoint(&self) -> Result<Option<CheckpointInfo>, std::io::Error> {
-        let _one_at_a_time = self.checkpointing.lock().await;
+        let ended = self.checkpointing.lock().await;
+        if *ended {
+            return Ok(None);
+        }
         let view = self.view.clone();
         let Some(encoded) = self.parts.env.run_blocking(move || view.encode()).await else { return Ok(None) };
         // A replica applies what a majority has on disk, which may be before its own disk has it. A checkpoint beyond the log's durable end

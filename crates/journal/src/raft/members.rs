@@ -74,6 +74,7 @@ impl Journal {
     /// # Errors
     /// [`MemberError`].
     pub async fn add_learner(&self, replica: u64) -> Result<(), MemberError> {
+        self.renewed().await;
         let added = self.raft().add_learner(replica, EmptyNode::new(), false).await;
         added.map(drop).map_err(|error| self.member_error(error))
     }
@@ -109,6 +110,7 @@ impl Journal {
     /// # Errors
     /// [`MemberError`].
     pub async fn change_voters(&self, voters: BTreeSet<u64>) -> Result<(), MemberError> {
+        self.renewed().await;
         let changed = self.raft().change_membership(voters, false).await;
         changed.map(drop).map_err(|error| self.member_error(error))
     }
@@ -121,6 +123,7 @@ impl Journal {
         if !self.members().learners.contains(&replica) {
             return Ok(());
         }
+        self.renewed().await;
         let change = openraft::ChangeMembers::RemoveNodes(BTreeSet::from([replica]));
         let changed = self.raft().change_membership(change, false).await;
         changed.map(drop).map_err(|error| self.member_error(error))
@@ -144,6 +147,8 @@ impl Journal {
             return Err(MemberError::Unknown { journal: self.id(), replica: to });
         }
         let ended = |reason: String| MemberError::Ended { journal: self.id(), reason };
+        // Nothing is claimed any more in this term: should the other not take over, anybody may.
+        self.hands_over().store(before.term, std::sync::atomic::Ordering::Relaxed);
         self.raft().trigger().transfer_leader(to).await.map_err(|error| ended(error.to_string()))?;
         let taken = leadership.wait_for(|now| now.leader == Some(to));
         tokio::select! {
@@ -162,7 +167,14 @@ impl Journal {
             Freshness::ReadIndex => ReadPolicy::ReadIndex,
             Freshness::Lease => ReadPolicy::LeaseRead,
         };
-        match self.raft().ensure_linearizable(policy).await {
+        let mut asked = self.raft().ensure_linearizable(policy).await;
+        if freshness == Freshness::Lease
+            && let Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) = asked
+        {
+            // Nothing happened for a while, so that the lease ran out: a majority renews it.
+            asked = self.raft().ensure_linearizable(ReadPolicy::ReadIndex).await;
+        }
+        match asked {
             Ok(_) => Ok(()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 Err(MemberError::NotLeader { journal: self.id(), leader: forward.leader_id })
@@ -172,6 +184,11 @@ impl Journal {
             }
             Err(RaftError::Fatal(fatal)) => Err(MemberError::Ended { journal: self.id(), reason: fatal.to_string() }),
         }
+    }
+
+    /// Has a majority renew the lease without which Raft takes no change; one that is idle has none. Whether it worked is told by the change itself.
+    async fn renewed(&self) {
+        let _told_by_the_change = self.raft().ensure_linearizable(ReadPolicy::ReadIndex).await;
     }
 
     fn member_error(&self, error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> MemberError {

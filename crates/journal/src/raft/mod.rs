@@ -8,7 +8,9 @@
 
 mod cache;
 mod checkpoint;
+mod detector;
 mod error;
+mod forget;
 mod journal;
 mod leadership;
 mod machine;
@@ -19,11 +21,13 @@ mod proposer;
 mod queue;
 mod read;
 mod receive;
+mod room;
 mod runtime;
 mod seed;
 mod settings;
 mod start;
 mod store;
+mod strain;
 mod types;
 mod wire;
 

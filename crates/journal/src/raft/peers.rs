@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use tidegate_env::Env;
 use tidegate_model::{BrokerId, HubId, JournalId};
+
+use super::detector::Detector;
 
 /// The id of a replica: a broker's number in the low half, and how many replicas of this journal that broker had before in the high half.
 ///
@@ -33,7 +36,7 @@ pub fn generation_of(replica: u64) -> u32 {
 pub enum Lane {
     /// Entries and snapshots: much, and never urgent enough to overtake.
     Data,
-    /// Heartbeats, votes, transfers: small, and never behind data.
+    /// Beats, heartbeats, votes, transfers: small, and never behind data.
     Control,
 }
 
@@ -99,12 +102,23 @@ pub struct Links {
     pub hub: HubId,
     /// The network.
     pub peers: Arc<dyn Peers>,
+    /// Who lives, for all journals of the broker.
+    pub(super) detector: Detector,
 }
 
 impl Links {
+    /// For a broker of a hub, once: all of its journals share what clones of this know of others.
+    pub fn new(hub: HubId, peers: Arc<dyn Peers>) -> Links {
+        Links { hub, peers, detector: Detector::default() }
+    }
+
+    pub(super) fn silent_voters(&self, journal: JournalId, env: &Env) -> Vec<BrokerId> {
+        self.detector.silent(journal, env.clock.monotonic())
+    }
+
     /// For a broker that is alone: nobody can be reached.
     pub fn none() -> Links {
-        Links { hub: HubId::default(), peers: Arc::new(Nobody) }
+        Links::new(HubId::default(), Arc::new(Nobody))
     }
 }
 

@@ -7,16 +7,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::Raft;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
+use openraft::{Raft, ServerState};
 use tidegate_env::Env;
 use tidegate_model::{JournalId, TimestampMs};
 
 use super::error::JournalError;
 use super::machine::{Machine, View};
+use super::peers::Links;
 use super::queue::{Claim, Queue};
 use super::settings::JournalSettings;
 use super::types::{Data, TypeConfig};
@@ -39,6 +40,7 @@ pub(super) struct Proposer {
     pub(super) queue: Arc<Queue>,
     pub(super) settings: JournalSettings,
     pub(super) env: Env,
+    pub(super) links: Links,
     pub(super) view: Arc<View>,
     /// The time of the last entry; entry time never falls, whatever the clock does.
     pub(super) time: TimestampMs,
@@ -175,6 +177,10 @@ impl Proposer {
             if overtaken || leader.is_some_and(|leader| leader != self.settings.replica) {
                 break;
             }
+            // A leader that was idle has no lease: followers renew it.
+            if let Err(fatal) = self.raft.trigger().heartbeat().await {
+                return Err(fatal.to_string().into());
+            }
             self.env.clock.sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
             while let Some((proposal, _)) = again.front() {
@@ -198,7 +204,13 @@ impl Proposer {
                 return Ok(());
             }
         }
-        let error = JournalError::NotLeader { journal: self.journal, leader };
+        let leads = self.raft.server_metrics().borrow_watched().state == ServerState::Leader;
+        let error = if leads && !overtaken && leader.is_none() {
+            let silent = self.links.silent_voters(self.journal, &self.env);
+            JournalError::NoMajority { journal: self.journal, silent }
+        } else {
+            JournalError::NotLeader { journal: self.journal, leader }
+        };
         for (proposal, outcomes) in again {
             match outcomes {
                 Some(Ok(outcomes)) => proposal.resolve(outcomes),

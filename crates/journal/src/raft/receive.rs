@@ -8,14 +8,14 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
-use openraft::raft::AppendEntriesRequest;
+use openraft::raft::{AppendEntriesRequest, VoteResponse};
 use openraft::storage::{Snapshot, SnapshotMeta};
 use parking_lot::Mutex;
 
 use super::checkpoint::decode;
 use super::journal::Journal;
 use super::machine::SnapshotData;
-use super::peers::Message;
+use super::peers::{Message, broker_of};
 use super::types::{LogId, RaftPayload, TypeConfig, Vote};
 use super::wire::{Header, Part, PartAnswer, Reply, Request, decode_request, encode_reply};
 
@@ -104,7 +104,7 @@ impl Journal {
         let mut answer: Pin<Box<dyn Future<Output = Message> + Send>> = Box::pin(async move {
             let reply = match decode_request(message) {
                 Ok((header, request)) => match whole.refusal(&header) {
-                    None => whole.serve(request).await,
+                    None => whole.serve(header.from, request).await,
                     Some(why) => Reply::Refused(why),
                 },
                 Err(error) => Reply::Refused(error.to_string()),
@@ -132,8 +132,14 @@ impl Journal {
         (header.to != replica).then(|| format!("this is replica {replica} of journal {}, not {}", self.id(), header.to))
     }
 
-    async fn serve(&self, request: Request) -> Reply {
-        let raft = self.raft();
+    async fn serve(&self, from: u64, request: Request) -> Reply {
+        let (raft, now) = (self.raft(), self.env().clock.monotonic());
+        if let Request::Vote(request) | Request::PreVote(request) = &request
+            && !request.leadership_transfer
+            && self.links().detector.objects(self, from, now)
+        {
+            return Reply::Vote(VoteResponse::new(self.vote(), None, false));
+        }
         let served = match request {
             Request::Append(request) => {
                 if let Some(why) = self.unfit(&request) {
@@ -147,6 +153,10 @@ impl Journal {
                 raft.handle_transfer_leader(request).await.map(Reply::Transfer).map_err(|error| error.to_string())
             }
             Request::Snapshot(part) => Ok(self.gather(part).await),
+            Request::Beat(beat) => {
+                self.links().detector.hear(broker_of(from), beat, now);
+                Ok(Reply::Beat)
+            }
         };
         served.unwrap_or_else(|why| Reply::Refused(format!("journal {} has ended: {why}", self.id())))
     }
@@ -159,6 +169,9 @@ impl Journal {
             _ => 0,
         });
         let longest = longest.max()?;
+        if let Some(why) = self.overrun(&request.entries) {
+            return Some(why);
+        }
         (longest > most).then(|| {
             format!("an entry of {longest} bytes does not fit this broker's log, which takes {most}: raise wal.file_bytes")
         })

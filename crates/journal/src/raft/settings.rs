@@ -28,6 +28,9 @@ pub struct JournalSettings {
     /// With several members: milliseconds between heartbeats, 10 to 10,000. Elections begin after three to six times as long without one.
     /// Default 50.
     pub heartbeat_ms: u64,
+    /// With several members: milliseconds for which appends are refused because a voter's log is full, 0 to an hour. After that it is left behind, if
+    /// the others are a majority. Default 30,000.
+    pub room_patience_ms: u64,
 }
 
 impl JournalSettings {
@@ -43,6 +46,7 @@ impl JournalSettings {
             entries_in_flight: 4,
             checkpoint_bytes: 64 << 20,
             heartbeat_ms: 50,
+            room_patience_ms: 30_000,
         }
     }
 }
@@ -84,6 +88,7 @@ impl JournalSettings {
         )?;
         within("entries_in_flight", self.entries_in_flight as u64, 1, 16, "it must be 1 to 16")?;
         within("heartbeat_ms", self.heartbeat_ms, 10, 10_000, "it must be 10 ms to 10 s")?;
+        within("room_patience_ms", self.room_patience_ms, 0, 3_600_000, "it must be at most an hour")?;
         within("checkpoint_bytes", self.checkpoint_bytes, 1 << 10, u64::MAX, "it must be 1 KiB or more")
     }
 }

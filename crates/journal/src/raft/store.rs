@@ -7,14 +7,14 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures::stream::{self, Stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::Mutex;
 use tidegate_env::bugs::{self, Bug};
 use tidegate_model::JournalId;
-use tidegate_wal::{JournalLog, Wal, Write};
+use tidegate_wal::{JournalLog, ReadError, Wal, Write};
 use tokio::sync::oneshot;
 
 use super::cache::TailCache;
@@ -35,6 +35,8 @@ pub(super) struct LogStore {
     wal: Wal,
     cache: TailCache,
     marks: Arc<Mutex<Marks>>,
+    /// The first entry that was found damaged.
+    damage: Arc<OnceLock<String>>,
 }
 
 /// What is known without reading the log.
@@ -62,7 +64,12 @@ impl LogStore {
             marks.last = log.last.and_then(log_id).max(marks.purged);
         }
         cache.durable(journal, marks.last.map_or(0, |id| position(&id).index));
-        Ok(LogStore { journal, wal, cache, marks: Arc::new(Mutex::new(marks)) })
+        Ok(LogStore { journal, wal, cache, marks: Arc::new(Mutex::new(marks)), damage: Arc::default() })
+    }
+
+    /// What was found damaged, if anything was read that is not what was written.
+    pub(super) fn damage(&self) -> Option<String> {
+        self.damage.get().cloned()
     }
 
     /// The last entry's place, as the WAL numbers it; 0 for an empty log.
@@ -92,7 +99,12 @@ impl LogStore {
         }
         let missing = || io::Error::new(io::ErrorKind::NotFound, format!("journal {} has no entry {}", self.journal, index + 1));
         let at = self.wal.entry(self.journal, index + 1).ok_or_else(missing)?.at;
-        let bytes = self.wal.read(self.journal, index + 1).await.map_err(io::Error::other)?;
+        let bytes = self.wal.read(self.journal, index + 1).await.map_err(|error| {
+            if matches!(error, ReadError::Corrupt { .. }) {
+                self.damage.get_or_init(|| error.to_string());
+            }
+            io::Error::other(error)
+        })?;
         let payload = decode_payload(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         Ok(RaftEntry { log_id: log_id(at).ok_or_else(missing)?, payload })
     }

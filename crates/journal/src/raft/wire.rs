@@ -27,6 +27,7 @@ const VOTE: u8 = 2;
 const PRE_VOTE: u8 = 3;
 const TRANSFER: u8 = 4;
 const SNAPSHOT: u8 = 5;
+const BEAT: u8 = 6;
 const REFUSED: u8 = 0xFF;
 
 /// Who speaks to whom.
@@ -50,6 +51,23 @@ pub(super) struct Part {
     pub(super) data: Bytes,
 }
 
+/// What a broker says of itself to another one, see `detector.rs`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Beat {
+    /// Drawn at random by each process.
+    pub(super) boot: u64,
+    /// Rises from beat to beat.
+    pub(super) sequence: u64,
+    /// Bytes of data that the sender's log still takes from others.
+    pub(super) room: u64,
+    /// Milliseconds that the sender's disk or its way to a majority makes a write wait.
+    pub(super) strain: u32,
+    /// Journals that the sender leads, with the term.
+    pub(super) claims: Vec<(JournalId, u64)>,
+    /// Journals for which it knows no leader.
+    pub(super) leaderless: Vec<JournalId>,
+}
+
 /// What became of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PartAnswer {
@@ -67,6 +85,7 @@ pub(super) enum Request {
     PreVote(VoteRequest<TypeConfig>),
     Transfer(TransferLeaderRequest<TypeConfig>),
     Snapshot(Part),
+    Beat(Beat),
 }
 
 /// An answer.
@@ -76,6 +95,8 @@ pub(super) enum Reply {
     Vote(VoteResponse<TypeConfig>),
     Transfer(TransferLeaderResponse<TypeConfig>),
     Snapshot(PartAnswer),
+    /// The beat was heard.
+    Beat,
     /// The receiver is not who the sender means, or cannot take it now.
     Refused(String),
 }
@@ -149,6 +170,22 @@ impl Header {
         out.put_u32_le(part.data.len() as u32);
         self.end(out, vec![part.data])
     }
+
+    pub(super) fn beat(&self, beat: &Beat) -> Message {
+        let mut out = self.begin(BEAT, 36 + 12 * beat.claims.len() + 4 * beat.leaderless.len());
+        out.put_u64_le(beat.boot);
+        out.put_u64_le(beat.sequence);
+        out.put_u64_le(beat.room);
+        out.put_u32_le(beat.strain);
+        out.put_u32_le(beat.claims.len() as u32);
+        for (journal, term) in &beat.claims {
+            out.put_u32_le(journal.0);
+            out.put_u64_le(*term);
+        }
+        out.put_u32_le(beat.leaderless.len() as u32);
+        beat.leaderless.iter().for_each(|journal| out.put_u32_le(journal.0));
+        self.end(out, Vec::new())
+    }
 }
 
 /// Reads a request. Entries that claim to lie beyond the leader's own vote are refused: no protocol-following peer sends them.
@@ -172,6 +209,7 @@ pub(super) fn decode_request(message: Message) -> Result<(Header, Request), Code
             let length = rope.u32()? as usize;
             Request::Snapshot(Part { vote, last, total, offset, data: rope.take(length)? })
         }
+        BEAT => Request::Beat(beat(&mut rope)?),
         kind => return Err(CodecError::Kind { what: "a peer's request", kind }),
     };
     rope.end().map(|()| (header, request))
@@ -181,6 +219,21 @@ fn vote_request(rope: &mut Rope) -> Result<VoteRequest<TypeConfig>, CodecError> 
     let mut request = VoteRequest::new(rope.vote()?, rope.position()?);
     request.leadership_transfer = rope.u8()? != 0;
     Ok(request)
+}
+
+fn beat(rope: &mut Rope) -> Result<Beat, CodecError> {
+    let (boot, sequence, room, strain) = (rope.u64()?, rope.u64()?, rope.u64()?, rope.u32()?);
+    let count = rope.u32()? as usize;
+    if count > rope.len / 12 {
+        return Err(SHORT);
+    }
+    let claims = (0..count).map(|_| Ok((JournalId(rope.u32()?), rope.u64()?))).collect::<Result<_, CodecError>>()?;
+    let count = rope.u32()? as usize;
+    if count > rope.len / 4 {
+        return Err(SHORT);
+    }
+    let leaderless = (0..count).map(|_| rope.u32().map(JournalId)).collect::<Result<_, CodecError>>()?;
+    Ok(Beat { boot, sequence, room, strain, claims, leaderless })
 }
 
 fn append_request(rope: &mut Rope) -> Result<AppendEntriesRequest<TypeConfig>, CodecError> {
@@ -257,6 +310,7 @@ pub(super) fn encode_reply(journal: JournalId, reply: &Reply) -> Message {
             out.put_u8(1);
             out.put_slice(&encode_vote(vote));
         }
+        Reply::Beat => out.put_u8(BEAT),
         Reply::Refused(why) => {
             out.put_u8(REFUSED);
             out.put_slice(why.as_bytes());
@@ -292,6 +346,7 @@ pub(super) fn decode_reply(message: Message) -> Result<Reply, CodecError> {
             1 => PartAnswer::Done(rope.vote()?),
             kind => return Err(CodecError::Kind { what: "a snapshot part's answer", kind }),
         }),
+        BEAT => Reply::Beat,
         REFUSED => {
             let text = rope.take(rope.len)?;
             Reply::Refused(String::from_utf8_lossy(&text).into_owned())

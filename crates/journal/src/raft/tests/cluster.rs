@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -20,7 +21,7 @@ use super::*;
 /// How long any condition is waited for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-type Parcel = (Message, oneshot::Sender<Result<Message, PeerError>>);
+type Parcel = (Message, oneshot::Sender<Result<Message, PeerError>>, Instant);
 type Way = (u64, u64, Lane);
 
 /// The network.
@@ -36,6 +37,8 @@ struct Inner {
     cut: Mutex<BTreeSet<(u64, u64)>>,
     /// The longest time that a message takes on a lane, in microseconds.
     delay: Mutex<BTreeMap<Lane, u64>>,
+    /// What each message to or from a broker takes longer, in milliseconds.
+    far: Mutex<BTreeMap<u64, u64>>,
     lost: Mutex<Vec<Parcel>>,
     random: SimRandom,
     runtime: tokio::runtime::Handle,
@@ -48,6 +51,7 @@ impl Net {
             ways: Mutex::default(),
             cut: Mutex::default(),
             delay: Mutex::default(),
+            far: Mutex::default(),
             lost: Mutex::default(),
             random: SimRandom::new(seed),
             runtime: tokio::runtime::Handle::current(),
@@ -77,6 +81,11 @@ impl Net {
         self.inner.delay.lock().insert(lane, most.as_micros() as u64);
     }
 
+    /// Puts a broker behind slow links, both ways.
+    pub(super) fn far(&self, broker: u64, delay: Duration) {
+        self.inner.far.lock().insert(broker, delay.as_millis() as u64);
+    }
+
     fn is_cut(&self, from: u64, to: u64) -> bool {
         self.inner.cut.lock().contains(&(from, to))
     }
@@ -102,13 +111,17 @@ impl Net {
 }
 
 async fn carry(net: Net, (from, to, lane): Way, mut parcels: mpsc::UnboundedReceiver<Parcel>) {
-    while let Some((message, answer)) = parcels.recv().await {
+    while let Some((message, answer, sent)) = parcels.recv().await {
         let delay = net.inner.delay.lock().get(&lane).copied().unwrap_or(0);
         if delay > 0 {
             tokio::time::sleep(Duration::from_micros(net.inner.random.below(delay))).await;
         }
+        let far = [from, to].iter().filter_map(|broker| net.inner.far.lock().get(broker).copied()).max();
+        if let Some(far) = far {
+            tokio::time::sleep_until((sent + Duration::from_millis(far)).into()).await;
+        }
         if net.is_cut(from, to) {
-            net.inner.lost.lock().push((message, answer));
+            net.inner.lost.lock().push((message, answer, sent));
             continue;
         }
         let journal = net.inner.journals.lock().get(&(to as u32)).cloned();
@@ -122,7 +135,7 @@ async fn carry(net: Net, (from, to, lane): Way, mut parcels: mpsc::UnboundedRece
         tokio::spawn(async move {
             let reply = accepted.answer().await;
             if net.is_cut(to, from) {
-                net.inner.lost.lock().push((message, answer));
+                net.inner.lost.lock().push((message, answer, sent));
                 return;
             }
             let _ = answer.send(Ok(net.over_the_wire(&reply)));
@@ -138,7 +151,7 @@ struct From {
 impl Peers for From {
     fn send(&self, to: BrokerId, lane: Lane, request: Message) -> BoxFuture<'static, Result<Answer, PeerError>> {
         let (sender, answer) = oneshot::channel();
-        let sent = self.net.way((self.broker, u64::from(to.0), lane)).send((request, sender));
+        let sent = self.net.way((self.broker, u64::from(to.0), lane)).send((request, sender, Instant::now()));
         async move {
             let gone = move |reason: &str| PeerError::Broken { broker: to, reason: reason.to_owned() };
             sent.map_err(|_| gone("the way is closed"))?;
@@ -163,6 +176,10 @@ pub(super) struct Cluster {
     pub(super) hub: HubId,
     pub(super) settings: JournalSettings,
     pub(super) cache_bytes: u64,
+    /// Logs with another budget than the default.
+    pub(super) budgets: BTreeMap<u64, u64>,
+    /// Disks that take so many milliseconds for each sync.
+    pub(super) syncs: BTreeMap<u64, Arc<AtomicU64>>,
 }
 
 impl Cluster {
@@ -174,6 +191,8 @@ impl Cluster {
             hub: HubId(uuid::Uuid::from_u128(99)),
             settings: settings(),
             cache_bytes: 64 << 20,
+            budgets: BTreeMap::new(),
+            syncs: BTreeMap::new(),
         }
     }
 
@@ -194,12 +213,18 @@ impl Cluster {
     pub(super) async fn start(&mut self, id: u64, beginning: Beginning) -> Result<(), StartError> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (path, cache) = (self.path(id), TailCache::new(self.cache_bytes));
+        let (budget, sync) = (self.budgets.get(&id).copied(), self.syncs.entry(id).or_default().clone());
         let peers = Arc::new(From { net: self.net.clone(), broker: u64::from(broker_of(id).0) });
-        let links = Links { hub: self.hub, peers };
+        let links = Links::new(self.hub, peers);
         let settings = JournalSettings { replica: id, ..self.settings.clone() };
         let started = runtime.spawn(async move {
-            let env = Env::real();
-            let (wal, log) = open_log(&path, &env).await;
+            let mut env = Env::real();
+            env.disk = Arc::new(slow::SlowDisk { disk: env.disk.clone(), sync_ms: sync });
+            let mut log_settings = wal_settings(&path);
+            if let Some(budget) = budget {
+                (log_settings.budget_bytes, log_settings.control_reserve_bytes) = (budget, budget / 8);
+            }
+            let (wal, log) = open_log_with(log_settings, &env).await;
             let parts = JournalParts { wal: wal.clone(), cache, checkpoint_dir: checkpoints(&path), env, links };
             Journal::start_as(ID, settings, beginning, log, parts).await.map(|journal| (journal, wal))
         });

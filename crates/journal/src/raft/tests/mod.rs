@@ -3,6 +3,7 @@
 
 mod chaos;
 mod cluster;
+mod detector;
 mod golden;
 mod kills;
 mod life;
@@ -10,6 +11,7 @@ mod limits;
 mod moving;
 mod repeats;
 mod replicas;
+mod slow;
 mod wire;
 
 use std::path::{Path, PathBuf};
@@ -100,10 +102,14 @@ pub(super) fn checkpoints(folder: &Path) -> PathBuf {
 
 /// Opens the log; waits for the thread of a run that was just killed to let go of it.
 pub(super) async fn open_log(folder: &Path, env: &Env) -> (Wal, Option<JournalLog>) {
+    open_log_with(wal_settings(folder), env).await
+}
+
+pub(super) async fn open_log_with(settings: Settings, env: &Env) -> (Wal, Option<JournalLog>) {
     // What was killed lets go of its folder soon, or never: then the test fails instead of hanging.
     let begun = std::time::Instant::now();
     loop {
-        match Wal::open(wal_settings(folder), env).await {
+        match Wal::open(settings.clone(), env).await {
             Ok((wal, mut recovered)) => return (wal, recovered.journals.remove(&ID)),
             Err(OpenError::Locked { .. }) if begun.elapsed() < std::time::Duration::from_secs(60) => {
                 tokio::task::yield_now().await

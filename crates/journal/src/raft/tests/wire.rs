@@ -4,12 +4,12 @@ use bytes::Bytes;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
-use tidegate_model::HubId;
+use tidegate_model::{HubId, JournalId};
 
 use super::*;
 use crate::entry::{Entry, EntryPayload};
 use crate::raft::types::{Data, LogId, RaftEntry, RaftPayload, TypeConfig, Vote, log_id};
-use crate::raft::wire::{Header, Part, PartAnswer, Reply, Request, decode_reply, decode_request, encode_reply};
+use crate::raft::wire::{Beat, Header, Part, PartAnswer, Reply, Request, decode_reply, decode_request, encode_reply};
 use crate::state::tests::golden;
 
 fn header() -> Header {
@@ -39,8 +39,14 @@ fn requests() -> Vec<(&'static str, Message)> {
         ("vote", header().vote(&vote)),
         ("pre-vote", header().pre_vote(&VoteRequest::new(Vote::new(6, 7), None))),
         ("transfer", header().transfer(&TransferLeaderRequest::new(Vote::new_committed(5, 7), 8, last))),
+        ("beat", header().beat(&beat())),
         ("part", header().part(Part { vote: Vote::new_committed(5, 7), last, total: 99, offset: 20, data })),
     ]
+}
+
+fn beat() -> Beat {
+    let claims = vec![(JournalId(0), 7), (JournalId(3), u64::MAX)];
+    Beat { boot: 0x0102_0304_0506_0708, sequence: 9, room: 1 << 40, strain: 77, claims, leaderless: vec![JournalId(2)] }
 }
 
 fn replies() -> Vec<Reply> {
@@ -56,6 +62,7 @@ fn replies() -> Vec<Reply> {
         Reply::Transfer(Err(TransferLeaderError::LogNotFlushed { expected: at, actual: None })),
         Reply::Snapshot(PartAnswer::Received(77)),
         Reply::Snapshot(PartAnswer::Done(vote)),
+        Reply::Beat,
         Reply::Refused(String::from("not me")),
     ]
 }
@@ -76,6 +83,7 @@ fn again(header: &Header, request: Request) -> Vec<u8> {
         Request::PreVote(request) => header.pre_vote(&request),
         Request::Transfer(request) => header.transfer(&request),
         Request::Snapshot(part) => header.part(part),
+        Request::Beat(beat) => header.beat(&beat),
     })
 }
 

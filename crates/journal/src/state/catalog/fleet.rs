@@ -78,6 +78,13 @@ impl JournalInfo {
         self.replicas.iter().find(|replica| replica.broker == broker && replica.incarnation == incarnation)
     }
 
+    /// Whether a replica id was given out and taken back: it never comes again.
+    pub fn is_gone(&self, replica: u64) -> bool {
+        let (broker, generation) = (BrokerId(replica as u32), (replica >> 32) as u32);
+        let was_given = self.given.get(&broker).is_some_and(|given| generation < *given);
+        was_given && self.replicas.iter().all(|known| known.id != replica)
+    }
+
     fn add(&mut self, broker: BrokerId, incarnation: Uuid) -> u64 {
         let generation = self.given.entry(broker).or_insert(0);
         let id = (u64::from(*generation) << 32) | u64::from(broker.0);

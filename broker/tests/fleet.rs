@@ -4,13 +4,18 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use common::network::*;
 use common::*;
-use tidegate_broker::hub::{GroupOffset, PartitionRef};
+use tidegate_broker::hub::{Append, GroupOffset, PartitionRef};
+use tidegate_broker::settings::HubSettings;
+use tidegate_env::Env;
 use tidegate_journal::entry::BrokerState;
-use tidegate_model::{BrokerId, Offset, PartitionId, TimestampMs};
+use tidegate_journal::raft::Links;
+use tidegate_journal::{Journal, JournalParts, TailCache};
+use tidegate_model::{BrokerId, JournalId, Offset, PartitionId, TimestampMs};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_broker_grows_to_three_under_load_loses_one_and_shrinks_back() {
@@ -134,6 +139,139 @@ async fn a_broker_reads_what_it_holds_no_replica_of_and_a_drained_one_is_replace
         assert_eq!(insist(&hubs[2], "events", partition, "after the drain").await, Offset(1));
     }
     for hub in hubs {
+        cluster.stop(hub).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_majority_writes_are_refused_by_name_reads_go_on_and_all_comes_back_by_itself() {
+    let cluster = Cluster::new();
+    let first = cluster.start(1).await;
+    first.set_replication_factor(3).await.unwrap();
+    let (second, third) = (cluster.start(2).await, cluster.start(3).await);
+    create(&first, "events", 2).await;
+    cluster.whole(3, &[1, 2, 3]).await;
+    for partition in 0..2 {
+        insist(&first, "events", partition, "before").await;
+        let at = PartitionRef::new("events", partition);
+        until("the first holds it", async || first.marks_at(&at).await.is_ok_and(|marks| marks.high_watermark == Offset(1)))
+            .await;
+    }
+    cluster.wires.cut.lock().unwrap().extend([2, 3]);
+    for partition in 0..2 {
+        until("the refusal says what is missing", async || {
+            let append = Append { at: PartitionRef::new("events", partition), batches: vec![batch(&["refused"], &[1])] };
+            match first.append(append).await {
+                Ok(_) => panic!("one of three acknowledged"),
+                Err(error) => error.to_string().contains("majority of its voters"),
+            }
+        })
+        .await;
+        assert_eq!(values(&read_all(&first, "events", partition, 0).await)[0], "before");
+    }
+    cluster.wires.cut.lock().unwrap().clear();
+    for partition in 0..2 {
+        insist(&first, "events", partition, "after").await;
+        assert!(values(&read_all(&third, "events", partition, 0).await).contains(&"before".to_owned()));
+    }
+    for hub in [first, second, third] {
+        cluster.stop(hub).await;
+    }
+}
+
+/// Takes a data journal away from a volume whose broker is stopped, and nothing else.
+async fn empty(volume: &Path, settings: &HubSettings, journal: JournalId) {
+    let wal = tidegate_wal::Settings {
+        file_bytes: settings.wal.file_bytes,
+        budget_bytes: settings.wal.budget_bytes,
+        control_reserve_bytes: settings.wal.control_reserve_bytes,
+        ..tidegate_wal::Settings::new(volume.join("data/wal"))
+    };
+    let env = Env::real();
+    let (wal, recovered) = tidegate_wal::Wal::open(wal, &env).await.unwrap();
+    assert!(recovered.journals.contains_key(&journal), "the broker held it");
+    let parts = JournalParts {
+        wal: wal.clone(),
+        cache: TailCache::new(1 << 20),
+        checkpoint_dir: volume.join("data/checkpoints").join(journal.to_string()),
+        env,
+        links: Links::none(),
+    };
+    Journal::forget(journal, &parts).await.unwrap();
+    wal.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_was_emptied_takes_no_part_and_another_one_takes_its_place() {
+    let cluster = Cluster::new();
+    let mut hubs = BTreeMap::from([(1, cluster.start(1).await)]);
+    hubs[&1].set_replication_factor(3).await.unwrap();
+    for broker in [2, 3] {
+        hubs.insert(broker, cluster.start(broker).await);
+    }
+    create(&hubs[&1], "events", 2).await;
+    cluster.whole(3, &[1, 2, 3]).await;
+    for partition in 0..2 {
+        insist(&hubs[&1], "events", partition, "acknowledged").await;
+    }
+    let hub = hubs.remove(&2).unwrap();
+    hub.hand_over().await;
+    cluster.stop(hub).await;
+    empty(&cluster.path(2), &cluster.settings(2), JournalId(1)).await;
+    cluster.wires.heard.lock().unwrap().clear();
+    hubs.insert(2, cluster.start(2).await);
+    cluster.whole(3, &[1, 2, 3]).await;
+    let second = tidegate_journal::raft::replica_id(BrokerId(2), 1);
+    let heard = cluster.wires.heard.lock().unwrap().clone();
+    assert!(!heard.contains(&(2, JournalId(1), 2)), "the emptied replica was within reach: {heard:?}");
+    assert!(heard.contains(&(2, JournalId(1), second)) && heard.contains(&(2, JournalId(2), 2)), "{heard:?}");
+    // What was acknowledged is on the new replica, and it goes on over a restart.
+    let hub = hubs.remove(&2).unwrap();
+    cluster.stop(hub).await;
+    hubs.insert(2, cluster.start(2).await);
+    cluster.whole(3, &[1, 2, 3]).await;
+    for partition in 0..2 {
+        let at = PartitionRef::new("events", partition);
+        until("it is there", async || hubs[&2].marks_at(&at).await.is_ok_and(|marks| marks.high_watermark >= Offset(1))).await;
+        assert_eq!(values(&read_all(&hubs[&2], "events", partition, 0).await)[0], "acknowledged");
+    }
+    for hub in hubs.into_values() {
+        cluster.stop(hub).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_left_takes_its_bytes_along_and_comes_back_without_a_restart() {
+    let cluster = Cluster::new();
+    let first = cluster.start(1).await;
+    first.set_replication_factor(3).await.unwrap();
+    let (second, third) = (cluster.start(2).await, cluster.start(3).await);
+    create(&first, "events", 2).await;
+    cluster.whole(3, &[1, 2, 3]).await;
+    insist(&first, "events", 0, "first").await;
+    first.set_replication_factor(1).await.unwrap();
+    // Each of the two data journals leaves two of the brokers, with all that was there of it.
+    let left = || (1..=3).flat_map(|broker| [1, 2].map(|journal| (broker, journal)));
+    let is_there = |broker: u32, journal: u32| {
+        let data = cluster.path(broker).join("data");
+        let checkpoints = data.join("checkpoints").join(JournalId(journal).to_string()).exists();
+        let note = data.join(format!("replicas/{journal:08}.json")).exists();
+        assert!(!checkpoints || note, "the note goes last");
+        note
+    };
+    until("two of three are gone", async || left().filter(|(broker, journal)| is_there(*broker, *journal)).count() == 2).await;
+    first.set_replication_factor(3).await.unwrap();
+    cluster.whole(3, &[1, 2, 3]).await;
+    insist(&second, "events", 0, "second").await;
+    let again = cluster.wires.heard.lock().unwrap().iter().filter(|(_, _, replica)| *replica >> 32 == 1).count();
+    assert_eq!(again, 4, "each came back as another replica");
+    for hub in [&first, &second, &third] {
+        let at = PartitionRef::new("events", 0);
+        until("it is there", async || hub.marks_at(&at).await.is_ok_and(|marks| marks.high_watermark >= Offset(2))).await;
+        let read = values(&read_all(hub, "events", 0, 0).await);
+        assert!(read.contains(&"first".to_owned()) && read.contains(&"second".to_owned()), "{read:?}");
+    }
+    for hub in [first, second, third] {
         cluster.stop(hub).await;
     }
 }

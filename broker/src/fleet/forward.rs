@@ -170,10 +170,9 @@ impl Inner {
     /// The broker that leads a journal, as far as is known here.
     pub(crate) fn leader_of(&self, journal: JournalId) -> Option<BrokerId> {
         let hosted = if journal == JournalId::CATALOG { Some(self.catalog.clone()) } else { self.hosted.get(journal) };
-        match hosted {
-            Some(hosted) => hosted.leadership().borrow().leader.map(broker_of),
-            None => self.reports.leader(journal),
-        }
+        let known = hosted.and_then(|hosted| hosted.leadership().borrow().leader);
+        // A replica here that is no member yet, or has no leader at the moment, knows less than was reported.
+        known.map(broker_of).or_else(|| self.reports.leader(journal))
     }
 
     /// A listener's address of a broker.
@@ -237,13 +236,33 @@ impl Inner {
         self.ask(&address, ask, DEADLINE).await
     }
 
+    /// Why a journal has no leader, as far as this broker can tell.
+    fn leaderless(&self, journal: JournalId) -> String {
+        if let Some(refused) = self.fleetwork.refused().get(&journal) {
+            return format!(
+                "journal {journal} has no leader that is known here, and its replica here takes no part: {}",
+                refused.reason
+            );
+        }
+        let hosted = if journal == JournalId::CATALOG { Some(self.catalog.clone()) } else { self.hosted.get(journal) };
+        let silent = hosted.map(|journal| journal.silent_voters()).unwrap_or_default();
+        let silent: Vec<String> = silent.iter().map(ToString::to_string).collect();
+        if silent.is_empty() {
+            return format!("journal {journal} has no leader that is known here");
+        }
+        format!(
+            "journal {journal} has no leader: a majority of its voters is needed, and nothing is heard of broker {}",
+            silent.join(", ")
+        )
+    }
+
     /// What a caller is told where this broker does not lead a journal.
     pub(crate) fn not_leader(&self, journal: JournalId) -> Error {
         let leader = self.leader_of(journal).filter(|broker| *broker != self.broker);
         let endpoint = leader.and_then(|broker| self.address(broker, super::CLIENT));
         let problem = match leader {
             Some(broker) => format!("broker {broker} leads journal {journal}"),
-            None => format!("journal {journal} has no leader that is known here"),
+            None => self.leaderless(journal),
         };
         Error::NotLeader { problem, endpoint, retry_after: Duration::from_millis(PAUSE_MS.1) }
     }

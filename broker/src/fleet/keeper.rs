@@ -8,14 +8,15 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tidegate_env::Env;
 use tidegate_journal::entry::{Operation, Unit};
-use tidegate_journal::raft::{Beginning, Links};
-use tidegate_journal::state::Fleet;
+use tidegate_journal::raft::{Beginning, Links, generation_of};
+use tidegate_journal::state::{Fleet, JournalInfo};
 use tidegate_journal::{Journal, JournalParts, TailCache};
 use tidegate_model::{BrokerId, JournalId};
 use tidegate_proto::internal::v1::answer::Told;
 use tidegate_proto::internal::v1::request::Ask;
 use tidegate_wal::{JournalLog, Wal};
 
+use super::holdings::Holdings;
 use super::placer::Placer;
 use super::reports::{Meter, report};
 use super::{PEER, Transport};
@@ -38,6 +39,18 @@ pub(crate) struct Fleetwork {
     transport: Arc<dyn Transport>,
     /// What the write-ahead log held of journals that are not open yet.
     recovered: Mutex<BTreeMap<JournalId, JournalLog>>,
+    holdings: Holdings,
+    /// Replicas that could not be started. They take no part; those whose data is lost are told to the catalog's leader.
+    refused: Mutex<BTreeMap<JournalId, Refused>>,
+}
+
+/// A replica that could not be started.
+#[derive(Clone, Debug)]
+pub(crate) struct Refused {
+    pub(crate) replica: u64,
+    pub(crate) reason: String,
+    /// What it had stored is gone or damaged: another replica has to take its place.
+    pub(crate) is_lost: bool,
 }
 
 impl Fleetwork {
@@ -48,25 +61,81 @@ impl Fleetwork {
         links: Links,
         recovered: BTreeMap<JournalId, JournalLog>,
         transport: Arc<dyn Transport>,
+        holdings: Holdings,
     ) -> Fleetwork {
         let cache = TailCache::new(settings.journal.tail_cache_bytes);
         let recovered = Mutex::new(recovered);
-        Fleetwork { settings: settings.clone(), env: env.clone(), wal, cache, links, transport, recovered }
+        let refused = Mutex::default();
+        Fleetwork { settings: settings.clone(), env: env.clone(), wal, cache, links, transport, recovered, holdings, refused }
     }
 
-    /// Starts this broker's replica of a journal.
-    pub(crate) async fn start(&self, id: JournalId, replica: u64, beginning: Beginning) -> Result<Journal, OpenError> {
-        let parts = JournalParts {
+    fn parts(&self, id: JournalId) -> JournalParts {
+        JournalParts {
             wal: self.wal.clone(),
             cache: self.cache.clone(),
             checkpoint_dir: self.settings.data_dir.join("checkpoints").join(id.to_string()),
             env: self.env.clone(),
             links: self.links.clone(),
-        };
+        }
+    }
+
+    /// Starts this broker's replica of a journal. What the volume holds of an earlier one goes first. One that was here and is not any more is refused
+    /// (I7); so is one that is older than what the volume holds: then this broker's catalog lags.
+    pub(crate) async fn start(&self, id: JournalId, replica: u64, beginning: Beginning) -> Result<Journal, OpenError> {
+        // The identity file stands for the catalog's note.
+        let held = self.holdings.get(id).filter(|_| id != JournalId::CATALOG);
+        match held {
+            Some(held) if generation_of(held) > generation_of(replica) => {
+                return Err(OpenError::Behind { journal: id, replica, held });
+            }
+            Some(held) if held != replica => self.forget(id).await?,
+            _ => {}
+        }
         let recovered = self.recovered.lock().remove(&id);
-        let journal = Journal::start_as(id, journal_settings(&self.settings, replica), beginning, recovered, parts).await?;
+        let was_here = held == Some(replica) && recovered.is_none();
+        let beginning = if was_here { Beginning::Restart } else { beginning };
+        let settings = journal_settings(&self.settings, replica);
+        let journal = Journal::start_as(id, settings, beginning, recovered, self.parts(id)).await?;
+        if id != JournalId::CATALOG
+            && let Err(source) = self.holdings.note(id, replica).await
+        {
+            journal.shutdown().await;
+            return Err(OpenError::Holdings { source });
+        }
+        self.refused.lock().remove(&id);
         self.transport.register(&journal);
         Ok(journal)
+    }
+
+    /// Takes away all that the volume holds of a journal whose replica is not started, or was shut down.
+    async fn forget(&self, id: JournalId) -> Result<(), OpenError> {
+        let failed = |source| OpenError::Holdings { source };
+        Journal::forget(id, &self.parts(id)).await.map_err(failed)?;
+        self.recovered.lock().remove(&id);
+        self.holdings.strike(id).await.map_err(failed)?;
+        tracing::info!(journal = id.0, "what this volume held of a replica that the hub has taken back is gone");
+        Ok(())
+    }
+
+    /// Takes away what is left of replicas that the catalog has taken back. What cannot go now goes another time.
+    async fn sweep(&self, is_gone: impl Fn(JournalId, u64) -> bool) {
+        for (id, _) in self.holdings.all().into_iter().filter(|(id, replica)| is_gone(*id, *replica)) {
+            if let Err(error) = self.forget(id).await {
+                tracing::warn!(journal = id.0, %error, "what is left of a replica could not be taken away");
+            }
+        }
+    }
+
+    /// Remembers that a replica takes no part, and says so.
+    pub(crate) fn refuse(&self, id: JournalId, replica: u64, error: &OpenError) {
+        let is_lost = matches!(error, OpenError::Journal(error) if error.is_loss());
+        tracing::error!(journal = id.0, replica, %error, is_lost, "this broker's replica cannot be opened and takes no part");
+        self.refused.lock().insert(id, Refused { replica, reason: error.to_string(), is_lost });
+    }
+
+    /// Replicas that take no part.
+    pub(crate) fn refused(&self) -> BTreeMap<JournalId, Refused> {
+        self.refused.lock().clone()
     }
 
     /// Starts a replica and, if it is alone, waits until its state shows all that was acknowledged before.
@@ -99,7 +168,7 @@ impl Inner {
     }
 
     /// Opens what is missing, closes what is not wanted.
-    pub(crate) async fn host(self: &Arc<Self>, ended: &mut BTreeMap<JournalId, u64>) {
+    pub(crate) async fn host(self: &Arc<Self>) {
         self.locate_all().await;
         let wanted: BTreeMap<JournalId, (u64, Beginning)> = self.catalog.read_state(|state| {
             let fleet = state.catalog().fleet();
@@ -113,20 +182,24 @@ impl Inner {
             tracing::info!(journal = id.0, replica = journal.replica(), "this broker's replica went elsewhere: it is closed");
             self.hosted.remove(*id);
             self.network.transport.unregister(*id);
-            ended.insert(*id, journal.replica());
             journal.shutdown().await;
         }
-        for (id, (replica, beginning)) in wanted.into_iter().filter(|(id, _)| self.hosted.get(*id).is_none()) {
-            if ended.contains_key(&id) {
-                // What the log holds of the earlier replica is read at a start only.
+        let is_gone = |id, replica| {
+            let is_gone = |info: &JournalInfo| info.is_gone(replica);
+            self.hosted.get(id).is_none()
+                && self.catalog.read_state(|state| state.catalog().fleet().journal(id).is_some_and(is_gone))
+        };
+        self.fleetwork.sweep(is_gone).await;
+        let refused = self.fleetwork.refused();
+        let is_new = |id: &JournalId, replica: u64| refused.get(id).is_none_or(|refused| refused.replica != replica);
+        for (id, (replica, beginning)) in wanted.into_iter().filter(|(id, (replica, _))| is_new(id, *replica)) {
+            if self.hosted.get(id).is_some() {
                 continue;
             }
             match self.fleetwork.start(id, replica, beginning).await {
                 Ok(journal) => self.serve_journal(journal),
-                Err(error) => {
-                    ended.insert(id, replica);
-                    tracing::error!(journal = id.0, replica, %error, "this broker's replica cannot be opened and takes no part");
-                }
+                Err(error @ OpenError::Behind { .. }) => tracing::info!(%error, "this broker's catalog lags"),
+                Err(error) => self.fleetwork.refuse(id, replica, &error),
             }
         }
     }
@@ -194,7 +267,6 @@ pub(crate) async fn keep(hub: Hub) {
     let inner = Arc::clone(&hub.inner);
     let mut changes = inner.catalog.catalog_changes();
     let mut meter = Meter::default();
-    let mut ended = BTreeMap::new();
     changes.mark_changed();
     loop {
         let beat = Duration::from_millis(REPORT_MS / 2 + inner.env.random.below(REPORT_MS));
@@ -202,7 +274,7 @@ pub(crate) async fn keep(hub: Hub) {
             biased;
             () = inner.stopping.cancelled() => return,
             changed = changes.changed() => match changed {
-                Ok(()) => inner.host(&mut ended).await,
+                Ok(()) => inner.host().await,
                 Err(_) => return,
             },
             () = inner.env.clock.sleep(beat) => {}

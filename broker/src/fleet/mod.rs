@@ -6,6 +6,7 @@
 mod answer;
 mod forward;
 mod grpc;
+mod holdings;
 mod join;
 mod keeper;
 mod mover;
@@ -24,6 +25,7 @@ use tidegate_proto::internal::v1 as wired;
 
 pub(crate) use forward::{Forwarder, Known, Pending};
 pub(crate) use grpc::GrpcTransport;
+pub(crate) use holdings::Holdings;
 pub(crate) use join::{Newcomer, hello, join};
 pub(crate) use keeper::{Fleetwork, beginning, keep, place};
 pub(crate) use mover::move_alone;

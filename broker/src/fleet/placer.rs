@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tidegate_journal::entry::{BrokerState, Operation, Unit};
 use tidegate_journal::raft::MemberError;
+use tidegate_journal::state::Replica;
 use tidegate_model::{BrokerId, JournalId};
 use tidegate_proto::internal::v1 as wired;
 use tidegate_proto::internal::v1::answer::Told;
@@ -116,8 +117,17 @@ impl Placer {
                     in_sync: led.in_sync.iter().copied().collect(),
                 })
             };
+            let lost = |id: JournalId, replica: &Replica| {
+                let told = heard.get(&replica.broker).into_iter().flat_map(|heard| &heard.report.lost);
+                told.filter(|lost| lost.journal == id.0).any(|lost| lost.replica == replica.id)
+            };
             let journal = |id: JournalId, info: &tidegate_journal::state::JournalInfo| JournalView {
-                replicas: info.replicas.clone(),
+                replicas: info
+                    .replicas
+                    .iter()
+                    .map(|replica| if lost(id, replica) { Replica { incarnation: Uuid::max(), ..*replica } } else { *replica })
+                    .collect(),
+                lost: info.replicas.iter().filter(|replica| lost(id, replica)).map(|replica| replica.id).collect(),
                 led: led(id),
                 load: newest(&heard, id).map_or(0.0, |(_, led)| led.load),
                 settled: self.moved.get(&id).is_none_or(|moved| now.saturating_sub(*moved) >= SETTLE),

@@ -103,11 +103,15 @@ pub(crate) fn report(inner: &Inner, meter: &mut Meter) -> wired::Report {
         hosted.values().chain([&inner.catalog]).filter(|journal| journal.leadership().borrow().is_self).collect();
     meter.read(&inner.reports, led.iter().map(|journal| journal.id()), inner.env.clock.monotonic());
     let journals = led.iter().map(|journal| led_journal(journal, meter.rates.get(&journal.id()).copied().unwrap_or(0.0)));
+    let lost = inner.fleetwork.refused().into_iter().filter(|(_, refused)| refused.is_lost);
     wired::Report {
         broker: inner.broker.0,
         incarnation: wire::uuid_out(inner.incarnation),
         led: journals.collect(),
         load: meter.rates.values().sum(),
+        lost: lost
+            .map(|(id, refused)| wired::LostReplica { journal: id.0, replica: refused.replica, reason: refused.reason })
+            .collect(),
     }
 }
 

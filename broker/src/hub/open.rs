@@ -16,7 +16,7 @@ use tidegate_wal::Wal;
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, Hosted, Hub, Inner, Routes, fetch, producers, redeemed, submit_error};
-use crate::fleet::{self, Fleetwork, Forwarder, Neighbours, Network, Newcomer, Reports};
+use crate::fleet::{self, Fleetwork, Forwarder, Holdings, Neighbours, Network, Newcomer, Reports};
 use crate::identity::{self, Identity, IdentityError};
 use crate::metrics::Metrics;
 use crate::retention;
@@ -38,6 +38,25 @@ pub enum OpenError {
     /// A journal did not start.
     #[error(transparent)]
     Journal(#[from] StartError),
+    /// The notes of which replicas this volume holds cannot be read or written.
+    #[error("the notes of which replicas this volume holds cannot be kept")]
+    Holdings {
+        /// Why; names the file where one is damaged.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The volume holds a later replica than the one that is to be started: the catalog, as this broker knows it, is older than its volume.
+    #[error(
+        "this volume holds replica {held} of journal {journal}, which came after {replica}: the catalog here lags, and is waited for"
+    )]
+    Behind {
+        /// The journal.
+        journal: JournalId,
+        /// What was to be started.
+        replica: u64,
+        /// What the volume holds.
+        held: u64,
+    },
     /// The block cache cannot be set up.
     #[error("the block cache in {path} cannot be set up: {problem}")]
     Cache {
@@ -74,9 +93,11 @@ impl Hub {
         let broker = BrokerId(settings.broker_id);
         let (held, identity) = identify(&settings, env, &store, &network).await?;
         let (wal, mut recovered) = Wal::open(wal_settings(&settings), env).await?;
-        let links = Links { hub: identity.hub_id, peers: network.transport.begin(identity.hub_id, broker) };
+        let links = Links::new(identity.hub_id, network.transport.begin(identity.hub_id, broker));
         let recovered = std::mem::take(&mut recovered.journals);
-        let fleetwork = Fleetwork::new(&settings, env, wal.clone(), links, recovered, Arc::clone(&network.transport));
+        let holdings = Holdings::open(env, &settings.data_dir).await.map_err(|source| OpenError::Holdings { source })?;
+        let transport = Arc::clone(&network.transport);
+        let fleetwork = Fleetwork::new(&settings, env, wal.clone(), links, recovered, transport, holdings);
         let neighbours = Neighbours::open(env, &settings.data_dir).await;
         for (broker, address) in neighbours.all() {
             network.transport.locate(broker, &address);
@@ -84,7 +105,15 @@ impl Hub {
         let catalog = start_catalog(&fleetwork, &settings, &identity).await?;
         let mut journals = BTreeMap::new();
         for (id, replica, beginning) in assigned(&catalog, &identity) {
-            journals.insert(id, fleetwork.start_ready(id, replica, beginning).await?);
+            match fleetwork.start_ready(id, replica, beginning).await {
+                Ok(journal) => drop(journals.insert(id, journal)),
+                // Others hold what was lost here: the rest goes on, and placement gives this broker another replica.
+                Err(OpenError::Journal(error)) if error.is_loss() && !network.advertised.is_empty() => {
+                    fleetwork.refuse(id, replica, &OpenError::Journal(error));
+                }
+                Err(error @ OpenError::Behind { .. }) => tracing::info!(%error, "this broker's catalog lags"),
+                Err(error) => return Err(error),
+            }
         }
         let reader = TierReader::new(Arc::clone(&store), cache_settings(&settings), env.clone())
             .map_err(|error| OpenError::Cache { path: settings.data_dir.join("cache"), problem: error.to_string() })?;
@@ -268,9 +297,9 @@ async fn finish_bootstrap(settings: &HubSettings, env: &Env, identity: Identity)
 async fn start_catalog(fleetwork: &Fleetwork, settings: &HubSettings, identity: &Identity) -> Result<Journal, OpenError> {
     let replica = identity.replica();
     let beginning = match (identity.catalog_replica, identity.bootstrapped) {
-        (0, _) => Beginning::Bootstrap { voters: [replica].into() },
-        (_, false) => Beginning::Join,
         (_, true) => Beginning::Restart,
+        (0, false) => Beginning::Bootstrap { voters: [replica].into() },
+        (_, false) => Beginning::Join,
     };
     let catalog = fleetwork.start_ready(JournalId::CATALOG, replica, beginning).await?;
     if identity.bootstrapped {

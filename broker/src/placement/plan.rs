@@ -87,16 +87,21 @@ impl Planner<'_> {
             self.steps.extend(outside);
             return;
         }
-        // 3. Enough good replicas, or more are asked for.
+        // 3. A volume gets another replica only when the one that it lost is gone. That one answers nobody: without it no more voters are needed.
+        if let Some(gone) = journal.lost.first() {
+            self.drop_lost(id, *gone, journal, led);
+            return;
+        }
+        // 4. Enough good replicas, or more are asked for.
         let missing = if id == JournalId::CATALOG { usize::MAX } else { factor.saturating_sub(good.len()) };
         let asked = self.ask(id, journal, missing);
-        // 4. Voters: as many as there shall be, all good; a set with fewer is no target.
+        // 5. Voters: as many as there shall be, all good; a set with fewer is no target.
         let target = self.target(id, &ready, led, factor);
         if target.len() == factor && target != led.voters {
             self.change_voters(id, led, target);
             return;
         }
-        // 5. What neither votes nor is wanted goes: first from the journal, then from the catalog.
+        // 6. What neither votes nor is wanted goes: first from the journal, then from the catalog.
         let idle = journal.replicas.iter().filter(|replica| !led.voters.contains(&replica.id));
         let kept = |replica: &Replica| is_wanted(replica) && view.is_good(replica);
         for replica in idle.filter(|replica| !asked && !kept(replica)).map(|replica| replica.id) {
@@ -105,6 +110,21 @@ impl Planner<'_> {
             } else {
                 Step::RemoveReplica { journal: id, replica }
             });
+        }
+    }
+
+    /// Lets a replica go whose broker lives and has lost its data: from the voters, from the journal, from the catalog.
+    fn drop_lost(&mut self, id: JournalId, gone: u64, journal: &JournalView, led: &Led) {
+        let left: BTreeSet<u64> = led.voters.difference(&journal.lost).copied().collect();
+        let in_sync = left.intersection(&led.in_sync).count();
+        if !led.voters.contains(&gone) {
+            self.steps.push(if led.learners.contains(&gone) {
+                Step::RemoveLearner { journal: id, replica: gone }
+            } else {
+                Step::RemoveReplica { journal: id, replica: gone }
+            });
+        } else if left.contains(&led.leader) && in_sync > left.len() / 2 {
+            self.steps.push(Step::ChangeVoters { journal: id, voters: left });
         }
     }
 

@@ -26,7 +26,7 @@ fn fleet(brokers: u32, zones: u32, journals: u32, factor: usize) -> FleetView {
     let replica = Replica { id: 1, broker: BrokerId(1), incarnation: Uuid::nil() };
     let one = BTreeSet::from([1]);
     let led = Led { leader: 1, voters: one.clone(), learners: BTreeSet::new(), in_sync: one };
-    let journal = JournalView { replicas: vec![replica], led: Some(led), load: 0.0, settled: true };
+    let journal = JournalView { replicas: vec![replica], lost: BTreeSet::new(), led: Some(led), load: 0.0, settled: true };
     FleetView {
         brokers: (1..=brokers).map(|id| (BrokerId(id), broker(&zone(id)))).collect(),
         journals: (0..=journals).map(|id| (JournalId(id), journal.clone())).collect(),
@@ -200,6 +200,43 @@ fn one_broker_grows_to_three_and_shrinks_back() {
     }
     model.settle();
     assert_eq!((model.counts(), model.leaders()), (vec![8], BTreeMap::from([(1, 9)])));
+}
+
+#[test]
+fn a_replica_whose_data_is_lost_goes_before_its_volume_gets_another() {
+    let mut model = Model::new(fleet(3, 0, 1, 3));
+    model.settle();
+    let id = JournalId(1);
+    let journal = model.view.journals.get_mut(&id).unwrap();
+    let led = journal.led.as_mut().unwrap();
+    let gone = *led.voters.iter().find(|voter| **voter != led.leader).unwrap();
+    led.in_sync.remove(&gone);
+    journal.lost.insert(gone);
+    journal.replicas.iter_mut().filter(|replica| replica.id == gone).for_each(|replica| replica.incarnation = Uuid::max());
+    let voters: BTreeSet<u64> = led.voters.iter().copied().filter(|voter| *voter != gone).collect();
+    assert_eq!(plan(&model.view, &Bounds::default()), [Step::ChangeVoters { journal: id, voters: voters.clone() }]);
+    model.led(id).voters = voters;
+    let removed = Step::RemoveReplica { journal: id, replica: gone };
+    assert_eq!(plan(&model.view, &Bounds::default()), [removed.clone()]);
+    model.run(&removed);
+    // Its broker may go on telling of it for a moment.
+    let added = Step::AddReplica { journal: id, broker: BrokerId(gone as u32) };
+    model.view.journals.get_mut(&id).unwrap().lost.clear();
+    assert_eq!(plan(&model.view, &Bounds::default()), [added]);
+    model.settle();
+    model.assert_whole();
+}
+
+#[test]
+fn a_journal_of_which_a_majority_is_lost_is_left_alone() {
+    let mut model = Model::new(fleet(3, 0, 1, 3));
+    model.settle();
+    let journal = model.view.journals.get_mut(&JournalId(1)).unwrap();
+    journal.lost = journal.led.as_ref().unwrap().voters.clone();
+    journal.replicas.iter_mut().for_each(|replica| replica.incarnation = Uuid::max());
+    // Nobody leads it: what its replicas still have must not be given up by a plan.
+    journal.led = None;
+    assert_eq!(plan(&model.view, &Bounds::default()), []);
 }
 
 #[test]

@@ -38,6 +38,9 @@ pub enum Health {
 pub struct JournalView {
     /// The replicas that the catalog has given out.
     pub replicas: Vec<Replica>,
+    /// Those of them whose broker says that their data is lost, though its volume is the same. They never come back, and stand above with the greatest
+    /// incarnation.
+    pub lost: BTreeSet<u64>,
     /// What its leader says; `None` while none is known.
     pub led: Option<Led>,
     /// Bytes in and out per second, averaged over some time.

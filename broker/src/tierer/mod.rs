@@ -93,6 +93,8 @@ fn words(error: &TierError) -> String {
 pub(crate) struct Tierer {
     hub: Arc<Inner>,
     id: JournalId,
+    /// The replica that it works for: another one of the same journal has a tierer of its own.
+    replica: Option<u64>,
     /// Keys that this process intended and is working on. Others of the state came to nothing and are abandoned.
     working: Mutex<BTreeSet<ObjectKey>>,
     checkpoints: Mutex<checkpoints::Progress>,
@@ -101,14 +103,15 @@ pub(crate) struct Tierer {
 
 impl Tierer {
     pub(crate) fn new(hub: Arc<Inner>, id: JournalId) -> Tierer {
-        Tierer { hub, id, working: Mutex::default(), checkpoints: Mutex::default(), waiting: Mutex::default() }
+        let replica = hub.any_journal(id).ok().map(|journal| journal.replica());
+        Tierer { hub, id, replica, working: Mutex::default(), checkpoints: Mutex::default(), waiting: Mutex::default() }
     }
 
-    /// Runs until the hub stops.
+    /// Runs until the hub stops, or the replica goes elsewhere.
     pub(crate) async fn run(self) {
         let tier = &self.hub.settings.tier;
         let mut failures = 0u32;
-        loop {
+        while self.replica == self.hub.any_journal(self.id).ok().map(|journal| journal.replica()) {
             // A pass that is dropped half-way is what a crash leaves: the next start abandons what it intended.
             let outcome = tokio::select! {
                 biased;

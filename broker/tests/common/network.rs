@@ -23,6 +23,8 @@ pub(crate) struct Wires {
     pub(crate) hubs: Mutex<BTreeMap<u32, Hub>>,
     pub(crate) journals: Mutex<BTreeMap<(u32, JournalId), Journal>>,
     pub(crate) cut: Mutex<BTreeSet<u32>>,
+    /// Each replica that was ever within reach.
+    pub(crate) heard: Mutex<BTreeSet<(u32, JournalId, u64)>>,
 }
 
 impl Wires {
@@ -69,6 +71,7 @@ impl Transport for End {
     }
 
     fn register(&self, journal: &Journal) {
+        self.wires.heard.lock().unwrap().insert((self.broker, journal.id(), journal.replica()));
         self.wires.journals.lock().unwrap().insert((self.broker, journal.id()), journal.clone());
     }
 

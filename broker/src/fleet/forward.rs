@@ -214,7 +214,9 @@ impl Inner {
                 Some(broker) => match self.ask_broker(broker, ask.clone()).await {
                     Ok(Err(error)) if error.is_not_leader() => error,
                     Ok(answer) => return answer,
-                    Err(error @ AskError::Unreachable { .. }) => Error::unavailable(error),
+                    Err(error @ AskError::Unreachable { .. }) => {
+                        Error::unavailable(self.lost_majority(journal).unwrap_or_else(|| error.to_string()))
+                    }
                     Err(error) if bugs::on(Bug::RepeatAmbiguous) => Error::unavailable(error),
                     Err(error) => return Err(Error::unavailable(format!("{error}; what was sent may have been stored"))),
                 },
@@ -244,16 +246,21 @@ impl Inner {
                 refused.reason
             );
         }
-        let hosted = if journal == JournalId::CATALOG { Some(self.catalog.clone()) } else { self.hosted.get(journal) };
-        let silent = hosted.map(|journal| journal.silent_voters()).unwrap_or_default();
-        let silent: Vec<String> = silent.iter().map(ToString::to_string).collect();
-        if silent.is_empty() {
-            return format!("journal {journal} has no leader that is known here");
+        self.lost_majority(journal).unwrap_or_else(|| format!("journal {journal} has no leader that is known here"))
+    }
+
+    /// Which brokers are missing, if this one has a replica and hears no majority of the journal's voters.
+    fn lost_majority(&self, journal: JournalId) -> Option<String> {
+        let hosted = if journal == JournalId::CATALOG { Some(self.catalog.clone()) } else { self.hosted.get(journal) }?;
+        let (silent, voters) = (hosted.silent_voters(), hosted.members().voters.len());
+        if silent.is_empty() || silent.len() * 2 < voters {
+            return None;
         }
-        format!(
-            "journal {journal} has no leader: a majority of its voters is needed, and nothing is heard of broker {}",
+        let silent: Vec<String> = silent.iter().map(ToString::to_string).collect();
+        Some(format!(
+            "journal {journal} cannot reach a majority of its voters (nothing is heard of broker {}): it takes writes again by itself when they are back",
             silent.join(", ")
-        )
+        ))
     }
 
     /// What a caller is told where this broker does not lead a journal.

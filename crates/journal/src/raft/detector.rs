@@ -55,6 +55,8 @@ struct Inner {
     state: Mutex<State>,
     /// Some broker has no room in its log.
     is_short: AtomicBool,
+    /// Some journal that is led here has no majority.
+    is_lonely: AtomicBool,
 }
 
 #[derive(Default)]
@@ -225,6 +227,15 @@ impl Detector {
         brokers.into_iter().filter(|broker| !is_heard(broker)).collect()
     }
 
+    /// The brokers that are missing to a majority of a journal that is led here; `None` if there is one.
+    pub(super) fn lost_majority(&self, id: JournalId, now: Duration) -> Option<Vec<BrokerId>> {
+        let is_lost = self.inner.is_lonely.load(Ordering::Relaxed) && {
+            let state = self.inner.state.lock();
+            state.journals.get(&id).is_some_and(|watched| state.is_lonely(watched, now))
+        };
+        is_lost.then(|| self.silent(id, now))
+    }
+
     /// A voter of a journal that is led here whose log has no room for more data, if it is to be waited for: for `patience` at most, unless the others
     /// with room are no majority.
     pub(super) fn short_of_room(&self, id: JournalId, now: Duration, patience: Duration) -> Option<BrokerId> {
@@ -269,6 +280,17 @@ impl State {
             *voter == replica || peer.is_some_and(|peer| is_fresh(peer.answered, now, self.lease))
         };
         standing.voters.iter().all(|voters| voters.iter().filter(|voter| answers(voter)).count() > voters.len() / 2)
+    }
+
+    /// Whether a journal is led here and no majority of its voters is heard.
+    fn is_lonely(&self, watched: &Watched, now: Duration) -> bool {
+        let is_heard = |voter: &u64| {
+            let peer = self.peers.get(&broker_of(*voter));
+            *voter == watched.replica || peer.is_some_and(|peer| is_fresh(peer.heard, now, self.lease))
+        };
+        let standing = &watched.standing;
+        standing.leads
+            && standing.voters.iter().any(|voters| voters.iter().filter(|voter| is_heard(voter)).count() * 2 <= voters.len())
     }
 
     /// Who claims a journal in this term or a later one, and when that was heard last; by somebody else than `not`.
@@ -389,6 +411,8 @@ impl Inner {
         }
         state.measure(journals.values().next(), now);
         self.is_short.store(state.peers.values().any(|peer| peer.short_since.is_some()), Ordering::Relaxed);
+        let is_lonely = state.journals.values().any(|watched| state.is_lonely(watched, now));
+        self.is_lonely.store(is_lonely, Ordering::Relaxed);
         let returned = state.returned(now);
         state.sequence += 1;
         let mut errands = Vec::new();

@@ -239,6 +239,7 @@ impl Journal {
         if bytes > limit {
             return Err(JournalError::TooLarge { journal: inner.id, bytes, limit });
         }
+        self.has_majority()?;
         if class == Class::Data {
             self.voters_have_room().await?;
         }

@@ -1,4 +1,4 @@
-//! The room in the logs of a journal's voters: a leader takes data at the pace of the fullest of them, for a while; a follower never takes more than
+//! Whether a journal can take units: a majority of its voters is there, and has room in its logs: a leader takes data at the pace of the fullest of them, for a while; a follower never takes more than
 //! its budget.
 //!
 //! While data is refused, control entries (tier, release, trim) go on, by which every log is emptied. A follower whose log stays full is left behind:
@@ -20,6 +20,14 @@ const LOOK: Duration = Duration::from_millis(50);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 impl Journal {
+    /// Refuses what could only wait behind entries that wait for a majority.
+    pub(super) fn has_majority(&self) -> Result<(), JournalError> {
+        match self.links().detector.lost_majority(self.id(), self.env().clock.monotonic()) {
+            Some(silent) => Err(JournalError::NoMajority { journal: self.id(), silent }),
+            None => Ok(()),
+        }
+    }
+
     /// Waits until the logs of all voters that are to be waited for have room.
     pub(super) async fn voters_have_room(&self) -> Result<(), JournalError> {
         let clock = &self.env().clock;

@@ -71,7 +71,6 @@ impl Inner {
 
 /// Moves partitions of a hub of one broker, and opens journals that are added, until it stops.
 pub(crate) async fn move_alone(inner: Arc<Inner>) {
-    let mut ended = BTreeMap::new();
     loop {
         tokio::select! {
             biased;
@@ -79,7 +78,7 @@ pub(crate) async fn move_alone(inner: Arc<Inner>) {
             () = async {
                 inner.env.clock.sleep(ROUND).await;
                 inner.move_partitions().await;
-                inner.host(&mut ended).await;
+                inner.host().await;
             } => {}
         }
     }

@@ -103,18 +103,7 @@ impl Hub {
             network.transport.locate(broker, &address);
         }
         let catalog = start_catalog(&fleetwork, &settings, &identity).await?;
-        let mut journals = BTreeMap::new();
-        for (id, replica, beginning) in assigned(&catalog, &identity) {
-            match fleetwork.start_ready(id, replica, beginning).await {
-                Ok(journal) => drop(journals.insert(id, journal)),
-                // Others hold what was lost here: the rest goes on, and placement gives this broker another replica.
-                Err(OpenError::Journal(error)) if error.is_loss() && !network.advertised.is_empty() => {
-                    fleetwork.refuse(id, replica, &OpenError::Journal(error));
-                }
-                Err(error @ OpenError::Behind { .. }) => tracing::info!(%error, "this broker's catalog lags"),
-                Err(error) => return Err(error),
-            }
-        }
+        let journals = start_assigned(&fleetwork, assigned(&catalog, &identity), !network.advertised.is_empty()).await?;
         let reader = TierReader::new(Arc::clone(&store), cache_settings(&settings), env.clone())
             .map_err(|error| OpenError::Cache { path: settings.data_dir.join("cache"), problem: error.to_string() })?;
         let keys = keys_of(&settings, identity.hub_id)?;
@@ -291,6 +280,27 @@ async fn finish_bootstrap(settings: &HubSettings, env: &Env, identity: Identity)
         return Ok(identity);
     }
     Ok(write_identity(settings, env, Identity { bootstrapped: true, ..identity }).await?)
+}
+
+/// Starts the replicas that the catalog gives this broker. Among others, one whose data is lost does not keep the rest from going on.
+async fn start_assigned(
+    fleetwork: &Fleetwork,
+    assigned: Vec<(JournalId, u64, Beginning)>,
+    among_others: bool,
+) -> Result<BTreeMap<JournalId, Journal>, OpenError> {
+    let mut journals = BTreeMap::new();
+    for (id, replica, beginning) in assigned {
+        match fleetwork.start_ready(id, replica, beginning).await {
+            Ok(journal) => drop(journals.insert(id, journal)),
+            // Others hold what was lost here: placement gives this broker another replica.
+            Err(OpenError::Journal(error)) if error.is_loss() && among_others => {
+                fleetwork.refuse(id, replica, &OpenError::Journal(error));
+            }
+            Err(error @ OpenError::Behind { .. }) => tracing::info!(%error, "this broker's catalog lags"),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(journals)
 }
 
 /// Starts the catalog. One that is new, or alone, is waited for; so is the first sight of a hub that this broker came into.

@@ -47,7 +47,7 @@ bugs! {
     a_log_start_that_falls_back: ResetLogStart within 40;
     an_entry_that_is_applied_twice: ApplyTwice within 10;
     a_log_that_frees_what_is_not_tiered: FreeBeforeTier within 20;
-    an_upload_that_is_not_read_back: SkipVerify within 60;
+    an_upload_that_is_not_read_back: SkipVerify within 200;
     objects_that_are_deleted_by_a_listing: DeleteByListing within 20;
     an_object_key_that_is_used_twice: ReuseObjectKey within 20;
     a_clock_that_is_believed: BelieveClock within 60;

@@ -23,5 +23,5 @@ say "running simulations of hubs with bugs on purpose: each must be found"
 cargo test --package tidegate-sim --features seeded-bugs --test bugs --profile "$profile"
 say "linting the Helm chart, and comparing what it renders"
 bash tests/kubernetes/chart.sh
-say "testing on a real Kubernetes of four nodes"
+say "testing on a real Kubernetes of two nodes"
 TIDEGATE_BUILT=1 bash tests/kubernetes/run.sh

@@ -1,4 +1,4 @@
-//! The notes on a volume of which replica of each data journal it holds ([`docs/formats/identity.md`]).
+//! The notes on a volume of which replica of each data journal it holds (docs/formats/identity.md).
 //!
 //! A note is written once a replica has started and before anybody can hear it, and goes when all of the replica's bytes have gone. So a start that finds
 //! the note and not the log knows that the log was taken away, and does not begin under the old id as if it had never voted (I7).

@@ -1,4 +1,4 @@
-//! Where the other brokers were, noted on the volume ([`docs/formats/identity.md`]). The catalog says it, and the catalog can only be read once its
+//! Where the other brokers were, noted on the volume (docs/formats/identity.md). The catalog says it, and the catalog can only be read once its
 //! replicas have found each other: after all brokers died at once none of them would ever hear of another without this note.
 //!
 //! A note is only a hint: it may be old, damaged or missing. What a wrong broker answers is refused by its identity.

@@ -106,7 +106,9 @@ async fn a_broker_reads_what_it_holds_no_replica_of_and_a_drained_one_is_replace
             let mut watch = hub.watch(&at).unwrap();
             until("the record is there", async || hub.marks_at(&at).await.is_ok_and(|marks| marks.high_watermark == Offset(1)))
                 .await;
-            assert_eq!(values(&read_all(hub, "events", partition, 0).await), [partition.to_string()]);
+            // Where it ends is asked of the leader; the records come from the replica here, a moment later.
+            until("the record is read", async || values(&read_all(hub, "events", partition, 0).await) == [partition.to_string()])
+                .await;
             let found = hub.locate(&at, tidegate_broker::hub::Position::Latest).await.unwrap();
             assert_eq!(found.offset, Offset(1));
             tokio::time::timeout(Duration::from_secs(20), watch.wait_for(|end| *end >= Offset(1))).await.expect("woken").unwrap();
@@ -177,7 +179,10 @@ async fn without_a_majority_writes_are_refused_by_name_reads_go_on_and_all_comes
     cluster.wires.cut.lock().unwrap().clear();
     for partition in 0..2 {
         insist(&first, "events", partition, "after").await;
-        assert!(values(&read_all(&third, "events", partition, 0).await).contains(&"before".to_owned()));
+        until("the third has caught up", async || {
+            values(&read_all(&third, "events", partition, 0).await).contains(&"before".to_owned())
+        })
+        .await;
     }
     for hub in [first, second, third] {
         cluster.stop(hub).await;

@@ -83,7 +83,7 @@ async fn what_a_newer_build_wrote_is_refused_by_its_file_and_left_as_it_was() {
     broker.shutdown().await;
     type Change = fn(Vec<u8>) -> Vec<u8>;
     let rows: [(&str, &str, Change, &str); 4] = [
-        ("the log", "/data/wal/0", newer_wal, "has format version 9, this program reads up to 1"),
+        ("the log", "/data/wal/0", newer_wal, "has format version 9, this program reads up to 2"),
         ("a checkpoint", "/data/checkpoints/", newer_checkpoint, "format version 9 is newer than 1: run a newer build"),
         ("the volume", "/data/identity.json", newer_json, "has format 9 and this build knows up to 1: run the newer build"),
         ("the store's layout", "/store/hub.json", newer_json, "has format 9 and this build knows up to 1: run the newer build"),

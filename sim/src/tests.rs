@@ -20,7 +20,7 @@ fn the_log_alone_holds_through_power_cuts_between_its_files() {
 #[test]
 fn a_slice_of_seeds_holds_and_meets_what_it_should() {
     let (mut acknowledged, mut power_cuts, mut rotten, mut pauses) = (0, 0, 0, 0);
-    for seed in 0..12 {
+    for seed in 0..40 {
         let report = run(seed).unwrap_or_else(|failure| panic!("seed {seed}: {failure}\nrepeat it: {}", replay_command(seed)));
         acknowledged += report.acknowledged;
         power_cuts += report.power_cuts;

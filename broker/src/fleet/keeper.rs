@@ -95,16 +95,25 @@ impl Fleetwork {
         let was_here = held == Some(replica) && recovered.is_none();
         let beginning = if was_here { Beginning::Restart } else { beginning };
         let settings = journal_settings(&self.settings, replica);
+        let founds = matches!(beginning, Beginning::Bootstrap { .. });
         let journal = Journal::start_as(id, settings, beginning, recovered, self.parts(id)).await?;
         if id != JournalId::CATALOG
-            && let Err(source) = self.holdings.note(id, replica).await
+            && let Err(error) = self.note(id, replica, founds.then_some(&journal)).await
         {
             journal.shutdown().await;
-            return Err(OpenError::Holdings { source });
+            return Err(error);
         }
         self.refused.lock().remove(&id);
         self.transport.register(&journal);
         Ok(journal)
+    }
+
+    /// Notes a replica. A founder's first entry is durable before: else a power cut could leave the note alone, and nobody else could replace it.
+    async fn note(&self, id: JournalId, replica: u64, founder: Option<&Journal>) -> Result<(), OpenError> {
+        if let Some(journal) = founder {
+            journal.ensure_ready().await.map_err(|error| OpenError::Start(submit_error(error)))?;
+        }
+        self.holdings.note(id, replica).await.map_err(|source| OpenError::Holdings { source })
     }
 
     /// Takes away all that the volume holds of a journal whose replica is not started, or was shut down.

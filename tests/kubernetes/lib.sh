@@ -85,14 +85,19 @@ at_hub() {
   within 60 "the service of hub $1" address "$@"
   hub=http://$(field "service/$1" .spec.clusterIP -n "${2:-default}"):7171
 }
-count() { client consume "$1" | wc -l; }
+# reached TOPIC: waits until the hub's Service leads to the hub: a node's rules learn of a pod that is ready up to a second later, and refuse
+# connections until then.
+reached() { within 30 "the hub to be reached by its Service" client topic describe "$1"; }
+count() {
+  reached "$1"
+  client consume "$1" | wc -l
+}
 produce_one() { printf 'hello\n' | client produce "$1"; }
 
 # flow_start TOPIC: appends an event about each 200 ms, one call after the other, until flow_stop, which prints how many were not acknowledged at
-# once and leaves the number of the acknowledged ones in $flowed. It begins when the Service leads to the hub: a node's rules learn of a pod
-# that is ready up to a second later, and refuse connections until then.
+# once and leaves the number of the acknowledged ones in $flowed.
 flow_start() {
-  within 30 "the hub to be reached by its Service" client topic describe "$1"
+  reached "$1"
   : >"$TIDEGATE_CLUSTER/flow"
   : >"$TIDEGATE_CLUSTER/flow-errors"
   (

@@ -73,7 +73,8 @@ impl Consumer {
             if self.assigned.values().all(|assigned| assigned.finished) {
                 return Ok(None);
             }
-            if self.out_of_range && self.retry_at.is_none() {
+            // Before streams are opened again: from the same positions they would only be refused again.
+            if self.out_of_range && self.retry_at.is_none_or(|at| at <= Instant::now()) {
                 match self.reset().await {
                     Ok(()) => {}
                     Err(error) => self.broken(error)?,

@@ -79,7 +79,9 @@ impl Hub {
             if bytes >= fetch.min_bytes || answer.iter().any(Result::is_err) || now >= deadline || watches.is_empty() {
                 return answer;
             }
-            self.wait_for_any(&mut watches, moves, deadline - now).await;
+            if !self.wait_for_any(&mut watches, moves, deadline - now).await {
+                return answer;
+            }
         }
     }
 
@@ -114,14 +116,21 @@ impl Hub {
         Ok(Fetched { chunks: Vec::new(), bytes: 0, next: part.offset, marks })
     }
 
-    async fn wait_for_any(&self, watches: &mut [watch::Receiver<Offset>], mut moves: watch::Receiver<u64>, left: Duration) {
+    /// Waits until there may be more to read. False if waiting is over for good: the broker stops, or a replica here is closed; who went on to look
+    /// would spin.
+    async fn wait_for_any(
+        &self,
+        watches: &mut [watch::Receiver<Offset>],
+        mut moves: watch::Receiver<u64>,
+        left: Duration,
+    ) -> bool {
         let changes = select_all(watches.iter_mut().map(|watch| watch.changed().boxed()));
         tokio::select! {
             biased;
-            _ = changes => {}
-            _ = moves.changed() => {}
-            () = self.inner.env.clock.sleep(left) => {}
-            () = self.inner.intake.cancelled() => {}
+            () = self.inner.intake.cancelled() => false,
+            (changed, ..) = changes => changed.is_ok(),
+            moved = moves.changed() => moved.is_ok(),
+            () = self.inner.env.clock.sleep(left) => true,
         }
     }
 

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use parking_lot::Mutex;
-use tidegate_checker::{History, check};
+use tidegate_checker::{History, Recorder, Verdict, check};
 use tidegate_env::Random;
 use tidegate_env::sim::{Ended, Latency, SimRandom, Simulation};
 
@@ -106,6 +106,23 @@ pub fn run(seed: u64) -> Result<Report, Box<Failure>> {
     let world: Shared = Arc::new(Mutex::new(World::new(seed)));
     let (outcome, panics) = panics::watch(|| Run::new(seed, Arc::clone(&world)).all());
     let recorder = world.lock().recorder.clone();
+    let (stopped, verdict, history) = judged(&recorder, outcome, &panics)?;
+    match stopped {
+        Ok(report) if verdict.holds() => {
+            let (acknowledged, polled) = (verdict.count("acknowledged"), verdict.count("polled"));
+            let read = polled + verdict.count("read at the end");
+            Ok(Report { history: history.fingerprint(), acknowledged, read, ..report })
+        }
+        _ => Err(Box::new(Failure { what: verdict.to_string(), history })),
+    }
+}
+
+/// What stopped a run, and what the checker says of its history with every panic in it.
+pub(crate) fn judged<R>(
+    recorder: &Recorder,
+    outcome: Option<Result<R, String>>,
+    panics: &[String],
+) -> Result<(Result<R, String>, Verdict, History), Box<Failure>> {
     let stopped = match outcome {
         Some(Ok(report)) => Ok(report),
         Some(Err(problem)) => Err(problem),
@@ -120,14 +137,7 @@ pub fn run(seed: u64) -> Result<Report, Box<Failure>> {
         Err(error) => return Err(Box::new(Failure { what: error.to_string(), history: History::default() })),
     };
     let verdict = check(&history);
-    match stopped {
-        Ok(report) if verdict.holds() => {
-            let (acknowledged, polled) = (verdict.count("acknowledged"), verdict.count("polled"));
-            let read = polled + verdict.count("read at the end");
-            Ok(Report { history: history.fingerprint(), acknowledged, read, ..report })
-        }
-        _ => Err(Box::new(Failure { what: verdict.to_string(), history })),
-    }
+    Ok((stopped, verdict, history))
 }
 
 /// Runs one seed with a bug in the hub; what lies between two files of the log is the simulation of the log's ([`log`]).

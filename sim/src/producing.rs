@@ -76,7 +76,7 @@ impl Session {
 
     /// Sends what is pending again, and new batches behind it, all before the first answer is awaited.
     async fn burst(&self, number: usize, at: TopicPartition, identity: Option<ProducerIdentity>) -> Result<(), Over> {
-        let batches = self.prepare(number, at, identity);
+        let batches = self.world.lock().prepare(number, at, identity, self.true_time());
         let process = self.world.lock().producers[number].process;
         let mut under_way = Vec::new();
         let mut refused = false;
@@ -99,29 +99,6 @@ impl Session {
             self.pause(100).await;
         }
         Ok(())
-    }
-
-    fn prepare(&self, number: usize, at: TopicPartition, identity: Option<ProducerIdentity>) -> Vec<Pending> {
-        let now_ms = self.true_time();
-        let mut world = self.world.lock();
-        let mut lane = world.producers[number].lanes.remove(&at).unwrap_or_default();
-        let most = identity.map_or(6, |identity| u64::from(identity.window));
-        let fresh = 1 + world.random.below(most.min(6));
-        for _ in 0..fresh {
-            if lane.pending.len() as u64 >= most {
-                break;
-            }
-            let values = 1 + world.random.below(4);
-            let pending = new_batch(&mut world, values, now_ms, identity, lane.next_sequence);
-            lane.next_sequence += pending.records.len() as i32;
-            lane.pending.push(pending);
-        }
-        let batches = lane.pending.clone();
-        if identity.is_none() {
-            lane.pending.clear();
-        }
-        world.producers[number].lanes.insert(at, lane);
-        batches
     }
 
     async fn hand_over(&self, at: TopicPartition, pending: &Pending) -> Result<AppendTicket, Error> {
@@ -246,6 +223,34 @@ pub(crate) fn new_batch(
 }
 
 impl World {
+    /// What a producer has to send to a partition now: what it is not sure of, and some new batches.
+    pub(crate) fn prepare(
+        &mut self,
+        number: usize,
+        at: TopicPartition,
+        identity: Option<ProducerIdentity>,
+        now_ms: i64,
+    ) -> Vec<Pending> {
+        let mut lane = self.producers[number].lanes.remove(&at).unwrap_or_default();
+        let most = identity.map_or(6, |identity| u64::from(identity.window));
+        let fresh = 1 + self.random.below(most.min(6));
+        for _ in 0..fresh {
+            if lane.pending.len() as u64 >= most {
+                break;
+            }
+            let values = 1 + self.random.below(4);
+            let pending = new_batch(self, values, now_ms, identity, lane.next_sequence);
+            lane.next_sequence += pending.records.len() as i32;
+            lane.pending.push(pending);
+        }
+        let batches = lane.pending.clone();
+        if identity.is_none() {
+            lane.pending.clear();
+        }
+        self.producers[number].lanes.insert(at, lane);
+        batches
+    }
+
     /// An append was acknowledged: from now on its age counts.
     pub(crate) fn stored(&mut self, at: TopicPartition, base: Option<i64>, records: usize, now_ms: i64) {
         let keeps_an_hour = self.topic_of(at).is_some_and(|topic| topic.kind == Kind::ByTime);

@@ -22,7 +22,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use parking_lot::Mutex;
 use tidegate_broker::hub::{Caller, NewTopic};
-use tidegate_checker::{History, Source, check};
+use tidegate_checker::Source;
 use tidegate_env::sim::{SimClock, SimHandle};
 use tidegate_env::{Clock, Env, Random};
 use tidegate_journal::entry::{BrokerState, Management};
@@ -127,20 +127,7 @@ pub fn run_brokers(seed: u64) -> Result<BrokersReport, Box<Failure>> {
         })
     });
     world.lock().end_life();
-    let stopped = match outcome {
-        Some(Ok(report)) => Ok(report),
-        Some(Err(problem)) => Err(problem),
-        None => Err("the simulation itself panicked".to_owned()),
-    };
-    if let Err(problem) = &stopped {
-        recorder.alarm(problem.clone());
-    }
-    panics.iter().for_each(|panic| recorder.alarm(format!("a panic: {panic}")));
-    let history = match recorder.finish() {
-        Ok(recorded) => recorded.history.unwrap_or_default(),
-        Err(error) => return Err(Box::new(Failure { what: error.to_string(), history: History::default() })),
-    };
-    let verdict = check(&history);
+    let (stopped, verdict, history) = crate::judged(&recorder, outcome, &panics)?;
     match stopped {
         Ok(report) if verdict.holds() => Ok(BrokersReport {
             history: history.fingerprint(),

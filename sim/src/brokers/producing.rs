@@ -197,7 +197,7 @@ impl Producing {
 
     /// Sends what is pending again, and new batches behind it.
     async fn burst(&self, broker: u32, at: TopicPartition, identity: Option<ProducerIdentity>) -> bool {
-        let batches = self.prepare(at, identity);
+        let batches = self.cluster.world.lock().prepare(self.number, at, identity, self.now_ms());
         let (process, recorder) = {
             let world = self.cluster.world.lock();
             (world.producers[self.number].process, world.recorder.clone())
@@ -210,29 +210,6 @@ impl Producing {
             self.settle(at, id, pending, answer);
         }
         all_stored
-    }
-
-    fn prepare(&self, at: TopicPartition, identity: Option<ProducerIdentity>) -> Vec<Pending> {
-        let now_ms = self.now_ms();
-        let mut world = self.cluster.world.lock();
-        let mut lane = world.producers[self.number].lanes.remove(&at).unwrap_or_default();
-        let most = identity.map_or(6, |identity| u64::from(identity.window));
-        let fresh = 1 + world.random.below(most.min(6));
-        for _ in 0..fresh {
-            if lane.pending.len() as u64 >= most {
-                break;
-            }
-            let values = 1 + world.random.below(4);
-            let pending = new_batch(&mut world, values, now_ms, identity, lane.next_sequence);
-            lane.next_sequence += pending.records.len() as i32;
-            lane.pending.push(pending);
-        }
-        let batches = lane.pending.clone();
-        if identity.is_none() {
-            lane.pending.clear();
-        }
-        world.producers[self.number].lanes.insert(at, lane);
-        batches
     }
 
     /// Takes note of an answer.

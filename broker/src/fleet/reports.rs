@@ -118,7 +118,9 @@ pub(crate) fn report(inner: &Inner, meter: &mut Meter) -> wired::Report {
 fn led_journal(journal: &Journal, load: f64) -> wired::LedJournal {
     let members = journal.members();
     let progress = journal.progress();
-    let near = progress.iter().filter(|(_, progress)| progress.matched + NEAR_ENTRIES >= progress.last).map(|(id, _)| *id);
+    // One that was never heard of has nothing, however young the journal is: a vote for it could cost the majority.
+    let is_near = |matched: u64, last: u64| matched > 0 && matched + NEAR_ENTRIES >= last;
+    let near = progress.iter().filter(|(_, progress)| is_near(progress.matched, progress.last)).map(|(id, _)| *id);
     wired::LedJournal {
         journal: journal.id().0,
         replica: journal.replica(),

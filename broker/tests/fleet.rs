@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -147,24 +146,18 @@ async fn a_broker_reads_what_it_holds_no_replica_of_and_a_drained_one_is_replace
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_majority_writes_are_refused_by_name_reads_go_on_and_all_comes_back_by_itself() {
-    let cluster = Cluster::new();
-    let first = cluster.start(1).await;
-    first.set_replication_factor(3).await.unwrap();
-    let (second, third) = (cluster.start(2).await, cluster.start(3).await);
-    create(&first, "events", 2).await;
-    cluster.whole(3, &[1, 2, 3]).await;
+    let (cluster, hubs) = Cluster::three().await;
     for partition in 0..2 {
-        insist(&first, "events", partition, "before").await;
+        insist(&hubs[&1], "events", partition, "before").await;
         let at = PartitionRef::new("events", partition);
-        until("the first holds it", async || first.marks_at(&at).await.is_ok_and(|marks| marks.high_watermark == Offset(1)))
-            .await;
+        until("the first holds it", async || hubs[&1].marks_of(&at).is_ok_and(|marks| marks.high_watermark == Offset(1))).await;
     }
     cluster.wires.cut.lock().unwrap().extend([2, 3]);
     for partition in 0..2 {
         until("the refusal says what is missing", async || {
             let append = Append { at: PartitionRef::new("events", partition), batches: vec![batch(&["refused"], &[1])] };
             // What the leader took before it knew waits for the others.
-            match tokio::time::timeout(Duration::from_secs(7), first.append(append)).await {
+            match tokio::time::timeout(Duration::from_secs(7), hubs[&1].append(append)).await {
                 Err(_late) => false,
                 Ok(Ok(_)) => panic!("one of three acknowledged"),
                 Ok(Err(error)) => {
@@ -174,19 +167,17 @@ async fn without_a_majority_writes_are_refused_by_name_reads_go_on_and_all_comes
             }
         })
         .await;
-        assert_eq!(values(&read_all(&first, "events", partition, 0).await)[0], "before");
+        assert_eq!(values(&read_all(&hubs[&1], "events", partition, 0).await)[0], "before");
     }
     cluster.wires.cut.lock().unwrap().clear();
     for partition in 0..2 {
-        insist(&first, "events", partition, "after").await;
+        insist(&hubs[&1], "events", partition, "after").await;
         until("the third has caught up", async || {
-            values(&read_all(&third, "events", partition, 0).await).contains(&"before".to_owned())
+            values(&read_all(&hubs[&3], "events", partition, 0).await).contains(&"before".to_owned())
         })
         .await;
     }
-    for hub in [first, second, third] {
-        cluster.stop(hub).await;
-    }
+    cluster.stop_all(hubs).await;
 }
 
 /// Takes a data journal away from a volume whose broker is stopped, and nothing else.
@@ -213,14 +204,7 @@ async fn empty(volume: &Path, settings: &HubSettings, journal: JournalId) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_was_emptied_takes_no_part_and_another_one_takes_its_place() {
-    let cluster = Cluster::new();
-    let mut hubs = BTreeMap::from([(1, cluster.start(1).await)]);
-    hubs[&1].set_replication_factor(3).await.unwrap();
-    for broker in [2, 3] {
-        hubs.insert(broker, cluster.start(broker).await);
-    }
-    create(&hubs[&1], "events", 2).await;
-    cluster.whole(3, &[1, 2, 3]).await;
+    let (cluster, mut hubs) = Cluster::three().await;
     for partition in 0..2 {
         insist(&hubs[&1], "events", partition, "acknowledged").await;
     }
@@ -245,21 +229,14 @@ async fn a_replica_that_was_emptied_takes_no_part_and_another_one_takes_its_plac
         until("it is there", async || hubs[&2].marks_at(&at).await.is_ok_and(|marks| marks.high_watermark >= Offset(1))).await;
         assert_eq!(values(&read_all(&hubs[&2], "events", partition, 0).await)[0], "acknowledged");
     }
-    for hub in hubs.into_values() {
-        cluster.stop(hub).await;
-    }
+    cluster.stop_all(hubs).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_left_takes_its_bytes_along_and_comes_back_without_a_restart() {
-    let cluster = Cluster::new();
-    let first = cluster.start(1).await;
-    first.set_replication_factor(3).await.unwrap();
-    let (second, third) = (cluster.start(2).await, cluster.start(3).await);
-    create(&first, "events", 2).await;
-    cluster.whole(3, &[1, 2, 3]).await;
-    insist(&first, "events", 0, "first").await;
-    first.set_replication_factor(1).await.unwrap();
+    let (cluster, hubs) = Cluster::three().await;
+    insist(&hubs[&1], "events", 0, "first").await;
+    hubs[&1].set_replication_factor(1).await.unwrap();
     // Each of the two data journals leaves two of the brokers, with all that was there of it.
     let left = || (1..=3).flat_map(|broker| [1, 2].map(|journal| (broker, journal)));
     let is_there = |broker: u32, journal: u32| {
@@ -270,12 +247,12 @@ async fn a_replica_that_left_takes_its_bytes_along_and_comes_back_without_a_rest
         note
     };
     until("two of three are gone", async || left().filter(|(broker, journal)| is_there(*broker, *journal)).count() == 2).await;
-    first.set_replication_factor(3).await.unwrap();
+    hubs[&1].set_replication_factor(3).await.unwrap();
     cluster.whole(3, &[1, 2, 3]).await;
-    insist(&second, "events", 0, "second").await;
+    insist(&hubs[&2], "events", 0, "second").await;
     let again = cluster.wires.heard.lock().unwrap().iter().filter(|(_, _, replica)| *replica >> 32 == 1).count();
     assert_eq!(again, 4, "each came back as another replica");
-    for hub in [&first, &second, &third] {
+    for hub in hubs.values() {
         // Its own replica may lag: ends are the leader's, records the replica's.
         until("both are there", async || {
             let read = values(&read_all(hub, "events", 0, 0).await);
@@ -283,21 +260,12 @@ async fn a_replica_that_left_takes_its_bytes_along_and_comes_back_without_a_rest
         })
         .await;
     }
-    for hub in [first, second, third] {
-        cluster.stop(hub).await;
-    }
+    cluster.stop_all(hubs).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn brokers_restart_one_after_the_other_and_nothing_is_lost() {
-    let cluster = Cluster::new();
-    let mut hubs = BTreeMap::from([(1, cluster.start(1).await)]);
-    hubs[&1].set_replication_factor(3).await.unwrap();
-    for broker in [2, 3] {
-        hubs.insert(broker, cluster.start(broker).await);
-    }
-    create(&hubs[&1], "events", 2).await;
-    cluster.whole(3, &[1, 2, 3]).await;
+    let (cluster, mut hubs) = Cluster::three().await;
     let mut said = 0;
     for broker in [1, 2, 3] {
         let hub = hubs.remove(&broker).unwrap();
@@ -319,7 +287,5 @@ async fn brokers_restart_one_after_the_other_and_nothing_is_lost() {
             assert!((1..=3).all(|broker| read.contains(&format!("while {broker} was away"))), "{read:?}");
         }
     }
-    for hub in hubs.into_values() {
-        cluster.stop(hub).await;
-    }
+    cluster.stop_all(hubs).await;
 }

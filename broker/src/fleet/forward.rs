@@ -250,7 +250,7 @@ impl Inner {
     }
 
     /// Which brokers are missing, if this one has a replica and hears no majority of the journal's voters.
-    fn lost_majority(&self, journal: JournalId) -> Option<String> {
+    pub(crate) fn lost_majority(&self, journal: JournalId) -> Option<String> {
         let hosted = if journal == JournalId::CATALOG { Some(self.catalog.clone()) } else { self.hosted.get(journal) }?;
         let (silent, voters) = (hosted.silent_voters(), hosted.members().voters.len());
         if silent.is_empty() || silent.len() * 2 < voters {

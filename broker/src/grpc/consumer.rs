@@ -190,9 +190,8 @@ fn fill(
     fetched: Fetched,
     format: RecordFormat,
 ) -> Result<Vec<Bytes>, Error> {
-    data.high_watermark = fetched.marks.high_watermark.0;
-    data.last_stable_offset = fetched.marks.high_watermark.0;
-    data.log_start_offset = fetched.marks.log_start.0;
+    (data.log_start_offset, data.high_watermark) = fetched.marks.told();
+    data.last_stable_offset = data.high_watermark;
     data.leader_epoch = fetched.marks.epoch.0;
     let payload = if format == RecordFormat::Records {
         let most = edge.limits.max_fetch_bytes as usize;

@@ -122,7 +122,12 @@ async fn parts(edge: &Edge, request: &v1::SubscribeRequest, terms: &Terms) -> Re
             watch.mark_unchanged();
             let located = edge.hub.locate(&at, start).await?;
             let marks = edge.hub.marks_at(&at).await?;
-            let until = (terms.mode == SubscribeMode::UntilEnd).then_some(marks.high_watermark);
+            let until_end = terms.mode == SubscribeMode::UntilEnd;
+            if until_end && marks.leaderless {
+                let place = format!("partition {number} of `{}`", at.topic);
+                return Err(Error::unavailable(format!("{place} has no leader now that knows where it ends: try again")));
+            }
+            let until = until_end.then_some(marks.high_watermark);
             // The epoch was checked at the beginning; a later change of leader does not end the stream.
             let at = PartitionRef { leader_epoch: None, ..at };
             let last_sent = edge.env.clock.monotonic();
@@ -236,12 +241,13 @@ async fn wait(edge: &Edge, parts: &mut [Part], moves: &mut watch::Receiver<u64>,
 }
 
 fn progress(part: &Part, marks: &Marks) -> v1::SubscribeProgress {
+    let (log_start_offset, high_watermark) = marks.told();
     v1::SubscribeProgress {
         topic: part.at.topic.to_string(),
         partition: part.at.partition.0,
         next_offset: part.next.0,
-        high_watermark: marks.high_watermark.0,
-        log_start_offset: marks.log_start.0,
+        high_watermark,
+        log_start_offset,
         leader_epoch: marks.epoch.0,
     }
 }

@@ -120,8 +120,8 @@ impl Hub {
     /// Refuses a caller whose leader epoch is not the partition's.
     pub(crate) fn check_epoch(&self, route: &Route, given: Option<LeaderEpoch>) -> Result<(), Error> {
         // Where this broker has no replica, it knows no epoch, and a replica that lags an old one: whoever leads looks again.
-        let (Some(given), true) = (given, self.inner.hosted.get(route.journal).is_some()) else { return Ok(()) };
-        if self.is_behind_another(route) {
+        let (Some(given), Some(journal)) = (given, self.inner.hosted.get(route.journal)) else { return Ok(()) };
+        if !self.inner.is_alone() && !journal.leadership().borrow().is_self {
             return Ok(());
         }
         let current = self.marks(route)?.epoch;

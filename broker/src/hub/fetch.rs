@@ -112,6 +112,9 @@ impl Hub {
     async fn glance(&self, part: &FetchPart) -> Result<Fetched, Error> {
         let route = self.inner.routes.route(&part.at)?;
         let marks = self.marks_anywhere(&route).await?;
+        if marks.leaderless && part.offset > marks.high_watermark {
+            return Err(self.inner.not_leader(route.journal));
+        }
         within_log(part.offset, &marks)?;
         Ok(Fetched { chunks: Vec::new(), bytes: 0, next: part.offset, marks })
     }
@@ -166,19 +169,7 @@ impl Hub {
         if self.is_elsewhere(route) {
             return self.read_elsewhere(route, from, max_bytes).await;
         }
-        match self.read_route(route, from, max_bytes).await {
-            // A replica that lags does not know what others have told already.
-            Err(Error::OffsetOutOfRange { .. }) if self.is_behind_another(route) => {
-                self.read_elsewhere(route, from, max_bytes).await
-            }
-            read => read,
-        }
-    }
-
-    /// Another broker leads the journal of a replica that is held here, so that it may know more.
-    pub(crate) fn is_behind_another(&self, route: &Route) -> bool {
-        !self.inner.is_alone()
-            && self.inner.hosted.get(route.journal).is_some_and(|journal| !journal.leadership().borrow().is_self)
+        self.read_standing(route, from, max_bytes).await
     }
 
     pub(crate) async fn read_route(&self, route: &Route, from: Offset, max_bytes: usize) -> Result<Fetched, Error> {
@@ -203,15 +194,10 @@ impl Hub {
         Err(Error::unavailable(format!("offset {from} of {} moved between log and tier while it was read", route.at)))
     }
 
-    /// The marks of a partition, asked of the broker that leads it: what was acknowledged before is there. Where no leader answers, those of the replica
-    /// here, which may lag.
+    /// The marks of a partition, by the broker that leads it: what was acknowledged before is there. Where nobody leads, those of the replica here, which may
+    /// lag: see [`Marks::leaderless`].
     pub async fn marks_at(&self, at: &PartitionRef) -> Result<Marks, Error> {
         let route = self.inner.routes.route(at)?;
-        if self.is_behind_another(&route)
-            && let Ok(marks) = self.marks_elsewhere(&route).await
-        {
-            return Ok(self.with_older(&route, marks).await);
-        }
         self.marks_anywhere(&route).await
     }
 
@@ -230,6 +216,7 @@ impl Hub {
                 log_start: partition.log_start(),
                 tiered_end: partition.tiered_end(),
                 epoch: partition.epoch(),
+                leaderless: false,
             })
         });
         marks.ok_or_else(|| {

@@ -16,6 +16,7 @@ mod producers;
 mod remote;
 mod routes;
 mod statistics;
+mod sure;
 mod topics;
 mod types;
 mod whole;

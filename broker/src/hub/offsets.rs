@@ -24,7 +24,11 @@ impl Hub {
         let plain = |offset| Located { offset, timestamp: None, epoch: marks.epoch };
         match position {
             Position::Earliest => return Ok(plain(marks.log_start)),
+            Position::Latest if marks.leaderless => return Err(self.inner.not_leader(route.journal)),
             Position::Latest => return Ok(plain(marks.high_watermark)),
+            Position::Offset(offset) if marks.leaderless && offset > marks.high_watermark => {
+                return Err(self.inner.not_leader(route.journal));
+            }
             Position::Offset(offset) => return within_log(offset, &marks).map(|()| plain(offset)),
             Position::Timestamp(_) => {}
         }
@@ -41,13 +45,7 @@ impl Hub {
         if self.is_elsewhere(route) {
             return self.locate_elsewhere(route, position).await;
         }
-        // A replica that lags would call an end what is none.
-        if self.is_behind_another(route)
-            && let Ok(located) = self.locate_elsewhere(route, position).await
-        {
-            return Ok(located);
-        }
-        self.locate_route(route, position).await
+        self.locate_standing(route, position).await
     }
 
     /// As [`Hub::locate`], in the replica that this broker holds.

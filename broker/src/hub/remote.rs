@@ -4,9 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_env::bugs::{self, Bug};
 use tidegate_env::watch;
-use tidegate_journal::raft::{Freshness, MemberError};
 use tidegate_model::{JournalId, LeaderEpoch, Offset, PartitionId, TimestampMs, TopicPartition, TopicUid};
 use tidegate_proto::internal::v1 as wired;
 use tidegate_proto::internal::v1::answer::Told;
@@ -16,8 +14,6 @@ use tidegate_proto::internal::v1::request::Ask;
 use super::routes::Route;
 use super::{Error, Fetched, Hub, Inner, Located, Marks, Position};
 
-/// How long a broker may take to make sure that it leads.
-const SURE: Duration = Duration::from_secs(2);
 /// Between two looks at a partition that somebody waits for.
 const LOOK: Duration = Duration::from_millis(100);
 /// Most bytes of one answer: what brokers take from each other, with room for the rest of it.
@@ -26,36 +22,6 @@ const MOST_BYTES: usize = 16 << 20;
 impl Hub {
     pub(crate) fn is_elsewhere(&self, route: &Route) -> bool {
         self.inner.hosted.get(route.journal).is_none()
-    }
-
-    /// Makes sure that this broker leads a journal now, and that its state shows all that was acknowledged before. A leader that was deposed
-    /// behind its back finds it out here.
-    pub(crate) async fn leads_now(&self, id: JournalId) -> Result<(), Error> {
-        if self.inner.is_alone() {
-            return Ok(());
-        }
-        let journal = self.inner.any_journal(id)?;
-        if !journal.leadership().borrow().is_self {
-            return Err(self.inner.not_leader(id));
-        }
-        if bugs::on(Bug::StaleReads) {
-            return Ok(());
-        }
-        tokio::select! {
-            biased;
-            asked = journal.ensure_linearizable(Freshness::ReadIndex) => asked.map_err(|error| match error {
-                MemberError::NotLeader { .. } => self.inner.not_leader(id),
-                error => Error::unavailable(error),
-            }),
-            () = self.inner.env.clock.sleep(SURE) => {
-                Err(Error::unavailable(format!("journal {id} has no majority that says who leads it")))
-            }
-        }
-    }
-
-    /// A replica that is behind must not call out of range what others have: beyond its end, only a sure leader may.
-    pub(crate) async fn may_answer(&self, route: &Route, from: Offset) -> Result<(), Error> {
-        if from <= self.marks(route)?.high_watermark { Ok(()) } else { self.leads_now(route.journal).await }
     }
 
     pub(crate) async fn read_elsewhere(&self, route: &Route, from: Offset, max_bytes: usize) -> Result<Fetched, Error> {
@@ -108,10 +74,7 @@ impl Hub {
 
     /// The marks of one home, wherever it is.
     pub(crate) async fn home_marks_anywhere(&self, route: &Route) -> Result<Marks, Error> {
-        if !self.is_elsewhere(route) {
-            return self.marks(route);
-        }
-        self.marks_elsewhere(route).await
+        if self.is_elsewhere(route) { self.marks_elsewhere(route).await } else { self.marks_standing(route).await }
     }
 
     /// The marks of one home, by the broker that leads it.
@@ -120,7 +83,7 @@ impl Hub {
         Ok(marks_in(told.marks.as_ref()))
     }
 
-    /// Answers another broker's read from the replica here.
+    /// Answers another broker's read, if this one leads. One that leads and has no majority tells what is committed, and no end of it.
     pub(crate) async fn serve_read(&self, read: wired::Read) -> Result<wired::PartitionRead, Error> {
         let uid = TopicUid(crate::fleet::uuid_in("topic_uid", &read.topic_uid)?);
         let topic =
@@ -132,41 +95,44 @@ impl Hub {
             return Err(self.inner.not_leader(journal));
         }
         let what = read.what.ok_or_else(|| Error::invalid("what", "has nothing set that this build knows"))?;
+        let leaderless = match self.leads_now(journal).await {
+            Ok(()) => false,
+            Err(error) if error.is_not_leader() => return Err(error),
+            Err(error) => match what {
+                What::Range(_) => true,
+                _ => return Err(error),
+            },
+        };
         let position = match what {
-            What::Range(range) if range.from < 0 => {
-                let marks = self.marks(&route)?;
-                return Ok(wired::PartitionRead {
-                    next: marks.high_watermark.0,
-                    marks: Some(marks_out(&marks)),
-                    ..Default::default()
-                });
-            }
-            What::Range(range) => {
-                let max_bytes = usize::try_from(range.max_bytes).unwrap_or(MOST_BYTES).min(MOST_BYTES);
-                self.may_answer(&route, Offset(range.from)).await?;
-                let fetched = self.read_route(&route, Offset(range.from), max_bytes).await?;
-                return Ok(wired::PartitionRead {
-                    data: crate::chunks::join(&fetched.chunks),
-                    next: fetched.next.0,
-                    marks: Some(marks_out(&fetched.marks)),
-                    timestamp_ms: None,
-                });
-            }
+            What::Range(range) => return self.serve_range(&route, range, leaderless).await,
             What::Earliest(_) => Position::Earliest,
             What::Latest(_) => Position::Latest,
-            What::Offset(offset) => {
-                self.may_answer(&route, Offset(offset)).await?;
-                Position::Offset(Offset(offset))
-            }
+            What::Offset(offset) => Position::Offset(Offset(offset)),
             What::Timestamp(time) => Position::Timestamp(TimestampMs(time)),
         };
-        let located = self.locate_route(&route, position).await?;
+        let located = self.locate_leading(&route, position).await?;
         let marks = Marks { epoch: located.epoch, ..self.marks(&route)? };
         Ok(wired::PartitionRead {
             next: located.offset.0,
             marks: Some(marks_out(&marks)),
             timestamp_ms: located.timestamp.map(|time| time.0),
             ..Default::default()
+        })
+    }
+
+    async fn serve_range(&self, route: &Route, range: wired::Range, leaderless: bool) -> Result<wired::PartitionRead, Error> {
+        if range.from < 0 {
+            let marks = Marks { leaderless, ..self.marks(route)? };
+            let next = marks.high_watermark.0;
+            return Ok(wired::PartitionRead { next, marks: Some(marks_out(&marks)), ..Default::default() });
+        }
+        let max_bytes = usize::try_from(range.max_bytes).unwrap_or(MOST_BYTES).min(MOST_BYTES);
+        let fetched = self.read_leading(route, Offset(range.from), max_bytes).await?;
+        Ok(wired::PartitionRead {
+            data: crate::chunks::join(&fetched.chunks),
+            next: fetched.next.0,
+            marks: Some(marks_out(&Marks { leaderless, ..fetched.marks })),
+            timestamp_ms: None,
         })
     }
 }
@@ -179,7 +145,7 @@ impl Inner {
             partition: route.at.partition.0,
             what: Some(what),
         };
-        match self.ask_leader(route.journal, Ask::Read(read)).await? {
+        match Box::pin(self.ask_leader(route.journal, Ask::Read(read))).await? {
             Told::Read(told) => Ok(told),
             other => Err(Error::internal(format!("a read was answered by {other:?}"))),
         }
@@ -192,6 +158,7 @@ pub(super) fn marks_out(marks: &Marks) -> wired::Marks {
         log_start: marks.log_start.0,
         tiered_end: marks.tiered_end.0,
         epoch: marks.epoch.0,
+        leaderless: marks.leaderless,
     }
 }
 
@@ -202,5 +169,6 @@ pub(super) fn marks_in(marks: Option<&wired::Marks>) -> Marks {
         log_start: Offset(marks.log_start),
         tiered_end: Offset(marks.tiered_end),
         epoch: LeaderEpoch(marks.epoch),
+        leaderless: marks.leaderless,
     }
 }

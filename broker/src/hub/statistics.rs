@@ -142,6 +142,7 @@ impl Hub {
                     log_start: partition.log_start(),
                     tiered_end: partition.tiered_end(),
                     epoch: partition.epoch(),
+                    leaderless: false,
                 },
                 local_bytes: partition.untiered_bytes(),
                 tiered_bytes: partition.tiered_bytes(),

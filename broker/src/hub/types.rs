@@ -114,9 +114,17 @@ pub struct Marks {
     pub tiered_end: Offset,
     /// The leader epoch.
     pub epoch: LeaderEpoch,
+    /// Nobody leads the partition's journal at the moment: what is below the marks is committed, and others may have been told of more. Clients are told
+    /// no marks then.
+    pub leaderless: bool,
 }
 
 impl Marks {
+    /// Log start and high watermark as clients are told: -1 for unknown.
+    pub(crate) fn told(&self) -> (i64, i64) {
+        if self.leaderless { (-1, -1) } else { (self.log_start.0, self.high_watermark.0) }
+    }
+
     /// The marks of an answer that goes up to `next`. They were looked up before the data was, which may have grown meanwhile; what was read was
     /// committed, so the high watermark is at least there.
     pub(crate) fn reaching(self, next: Offset) -> Marks {

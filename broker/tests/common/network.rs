@@ -23,6 +23,8 @@ pub(crate) struct Wires {
     pub(crate) hubs: Mutex<BTreeMap<u32, Hub>>,
     pub(crate) journals: Mutex<BTreeMap<(u32, JournalId), Journal>>,
     pub(crate) cut: Mutex<BTreeSet<u32>>,
+    /// Brokers that get no entries of others' journals, and everything else.
+    pub(crate) starved: Mutex<BTreeSet<u32>>,
     /// Each replica that was ever within reach.
     pub(crate) heard: Mutex<BTreeSet<(u32, JournalId, u64)>>,
 }
@@ -43,11 +45,12 @@ struct End {
 struct Raft(End);
 
 impl Peers for Raft {
-    fn send(&self, to: BrokerId, _lane: Lane, request: Message) -> BoxFuture<'static, Result<Answer, PeerError>> {
+    fn send(&self, to: BrokerId, lane: Lane, request: Message) -> BoxFuture<'static, Result<Answer, PeerError>> {
         let unreachable = PeerError::Unreachable { broker: to, reason: "cut off".to_owned() };
         let (wires, from) = (Arc::clone(&self.0.wires), self.0.broker);
         let journal = wires.journals.lock().unwrap().get(&(to.0, request.journal)).cloned();
-        let Some(journal) = journal.filter(|_| !wires.is_cut(from, to.0)) else {
+        let is_starved = lane == Lane::Data && wires.starved.lock().unwrap().contains(&to.0);
+        let Some(journal) = journal.filter(|_| !is_starved && !wires.is_cut(from, to.0)) else {
             return Box::pin(async move { Err(unreachable) });
         };
         Box::pin(async move {
@@ -98,6 +101,26 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub(crate) fn new() -> Cluster {
         Cluster { wires: Arc::default(), directory: tempfile::tempdir().unwrap() }
+    }
+
+    /// Brokers 1 to 3 with three voters of everything, and a topic `events` of two partitions.
+    pub(crate) async fn three() -> (Cluster, BTreeMap<u32, Hub>) {
+        let cluster = Cluster::new();
+        let mut hubs = BTreeMap::from([(1, cluster.start(1).await)]);
+        hubs[&1].set_replication_factor(3).await.unwrap();
+        for broker in [2, 3] {
+            hubs.insert(broker, cluster.start(broker).await);
+        }
+        create(&hubs[&1], "events", 2).await;
+        cluster.whole(3, &[1, 2, 3]).await;
+        (cluster, hubs)
+    }
+
+    /// Stops all of them.
+    pub(crate) async fn stop_all(&self, hubs: BTreeMap<u32, Hub>) {
+        for hub in hubs.into_values() {
+            self.stop(hub).await;
+        }
     }
 
     pub(crate) fn settings(&self, broker: u32) -> HubSettings {

@@ -122,11 +122,15 @@ impl Reading {
         match answer {
             Some(Ok(fetched)) => match parse(&fetched.chunks, Offset(from)) {
                 Ok(records) => {
-                    let Marks { log_start, high_watermark, .. } = fetched.marks;
+                    let Marks { log_start, high_watermark, leaderless, .. } = fetched.marks;
                     let next = records.last().map_or(from, |last| last.offset + 1);
                     world.told_log_start(at, log_start.0, now_ms);
                     let (log_start, high_watermark, via) = (log_start.0, high_watermark.0, same);
-                    let via = via.unwrap_or_else(|| u64::from(world.process()) << 32);
+                    // Whoever leads, or follows a leader, tells what holds of every later answer. Where nobody leads, each replica tells what it has.
+                    let via = match leaderless {
+                        false => 0,
+                        true => via.unwrap_or_else(|| u64::from(world.process()) << 32),
+                    };
                     world.recorder.add(Event::Poll { process, at, from, moved, records, log_start, high_watermark, via });
                     world.consumers[self.number].positions.insert(at, (next, false));
                 }
@@ -204,7 +208,11 @@ async fn try_read_fully(cluster: &Cluster, broker: u32, at: TopicPartition, sour
     let found = cluster.world.lock().topic_of(at).map(|topic| (topic.place(at.partition), topic.forgets()));
     let (place, forgets) = found.ok_or_else(|| format!("{at} is of no topic"))?;
     let hub = cluster.hub(broker).ok_or_else(|| format!("broker {broker} is not open in the end"))?;
-    let marks = insist(cluster, async || hub.marks_at(&place).await).await.map_err(|error| format!("{at}: {error}"))?;
+    let led = async || match hub.marks_at(&place).await {
+        Ok(marks) if marks.leaderless => Err(Error::Unavailable { problem: format!("{at} has no leader") }),
+        marks => marks,
+    };
+    let marks = insist(cluster, led).await.map_err(|error| format!("{at}: {error}"))?;
     let recorder = cluster.world.lock().recorder.clone();
     let read = recorder.read_begins(at, source, marks.log_start.0);
     let mut next = marks.log_start;

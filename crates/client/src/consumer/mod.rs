@@ -57,7 +57,7 @@ pub struct Batches {
     pub from: i64,
     /// One past the last offset of the batches.
     pub next: i64,
-    /// One past the last record that could be read when the hub answered.
+    /// One past the last record that could be read when the hub answered; where no broker led the partition then, the greatest that is known.
     pub high_watermark: i64,
 }
 
@@ -70,6 +70,18 @@ pub struct Progress {
     pub high_watermark: i64,
     /// Where the partition begins, when the hub last mentioned it; -1 before.
     pub log_start_offset: i64,
+}
+
+impl Progress {
+    /// Takes in what the hub says, -1 for what it does not know.
+    pub(crate) fn told(&mut self, log_start: i64, high_watermark: i64) {
+        if log_start >= 0 {
+            self.log_start_offset = log_start;
+        }
+        if high_watermark >= 0 {
+            self.high_watermark = high_watermark;
+        }
+    }
 }
 
 /// One assigned partition.

@@ -96,6 +96,8 @@ struct Peer {
 struct Watched {
     journal: WeakJournal,
     replica: u64,
+    /// When this replica was started.
+    begun: Duration,
     /// As of the last round.
     standing: Standing,
     /// Without a claim since then.
@@ -168,6 +170,7 @@ impl Detector {
         let watched = Watched {
             journal: journal.downgrade(),
             replica: journal.replica(),
+            begun: now,
             standing: Standing::default(),
             since: now,
             patience: patience(state.lease, env),
@@ -256,10 +259,15 @@ impl Detector {
         })
     }
 
-    /// Whether nobody needs `candidate` to lead a journal: its leader is alive, as far as this broker can tell.
+    /// Whether nobody needs `candidate` to lead a journal: its leader is alive, as far as this broker can tell. For a lease after its start a replica
+    /// cannot tell: what it last answered may be what a leader still relies on.
     pub(super) fn objects(&self, journal: &Journal, candidate: u64, now: Duration) -> bool {
         let Some(standing) = journal.standing() else { return false };
         let state = self.inner.state.lock();
+        let begun = state.journals.get(&journal.id()).map(|watched| watched.begun);
+        if standing.term > 0 && begun.is_some_and(|begun| now.saturating_sub(begun) < state.lease) {
+            return true;
+        }
         if standing.leads {
             return !standing.hands_over && state.is_answered(&standing, journal.replica(), now);
         }

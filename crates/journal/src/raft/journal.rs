@@ -349,6 +349,10 @@ impl Journal {
         self.inner.parts.wal.status()
     }
 
+    pub(super) fn heartbeat_ms(&self) -> u64 {
+        self.inner.settings.heartbeat_ms
+    }
+
     pub(super) fn room_patience(&self) -> Duration {
         Duration::from_millis(self.inner.settings.room_patience_ms)
     }

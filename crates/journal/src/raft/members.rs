@@ -4,15 +4,20 @@
 //! voters. Only the leader can do any of them; others say who leads.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use openraft::{EmptyNode, ReadPolicy};
+use openraft::{EmptyNode, ReadPolicy, ServerState};
 
 use super::error::MemberError;
 use super::journal::Journal;
 use super::types::TypeConfig;
+
+/// A leader relies on its lease for so many beats: less than the six for which its followers let nobody else lead.
+const LEASE_BEATS: u64 = 5;
 
 /// The members of a journal, as this replica knows them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -148,7 +153,7 @@ impl Journal {
         }
         let ended = |reason: String| MemberError::Ended { journal: self.id(), reason };
         // Nothing is claimed any more in this term: should the other not take over, anybody may.
-        self.hands_over().store(before.term, std::sync::atomic::Ordering::Relaxed);
+        self.hands_over().store(before.term, Ordering::Relaxed);
         self.raft().trigger().transfer_leader(to).await.map_err(|error| ended(error.to_string()))?;
         let taken = leadership.wait_for(|now| now.leader == Some(to));
         tokio::select! {
@@ -184,6 +189,24 @@ impl Journal {
             }
             Err(RaftError::Fatal(fatal)) => Err(MemberError::Ended { journal: self.id(), reason: fatal.to_string() }),
         }
+    }
+
+    /// Whether this replica surely leads at this moment, by the lease that a majority's last answers gave it, and its state shows all that was acknowledged
+    /// before: read it then. Cheap. False says nothing: see [`Journal::ensure_linearizable`].
+    pub fn holds_lease(&self) -> bool {
+        let leads = *self.leadership().borrow();
+        // Whoever hands over lets the next leader come at once.
+        if !leads.is_self || self.hands_over().load(Ordering::Relaxed) == leads.term || !self.is_caught_up() {
+            return false;
+        }
+        let metrics = self.raft().metrics();
+        let seen = metrics.borrow_watched();
+        let lease = Duration::from_millis(self.heartbeat_ms() * LEASE_BEATS);
+        let replica = self.replica();
+        seen.state == ServerState::Leader
+            && seen.vote.leader_id.term == leads.term
+            && seen.last_quorum_acked.is_some_and(|acked| acked.elapsed() < lease)
+            && seen.membership_config.membership().voter_ids().any(|voter| voter == replica)
     }
 
     /// Has a majority renew the lease without which Raft takes no change; one that is idle has none. Whether it worked is told by the change itself.

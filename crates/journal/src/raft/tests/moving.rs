@@ -114,6 +114,7 @@ fn leadership_moves_under_writes_without_losing_or_doubling_any() {
             cluster.converged().await;
             let begun = std::time::Instant::now();
             cluster.journal(leader).transfer_leadership(next, PATIENCE).await.unwrap();
+            assert!(!cluster.journal(leader).holds_lease(), "it handed over");
             for _ in 0..20 {
                 cluster.propose(numbered(0, 9, sequence, &sequence.to_string())).await;
                 sequence += 1;
@@ -142,9 +143,12 @@ fn only_a_leader_with_a_majority_says_that_a_read_is_fresh() {
             let refused = cluster.journal(other).ensure_linearizable(freshness).await.unwrap_err();
             assert!(matches!(refused, MemberError::NotLeader { .. }), "{refused}");
         }
+        eventually("a majority has answered the leader", || cluster.journal(leader).holds_lease().then_some(())).await;
+        assert!(THREE.iter().all(|id| *id == leader || !cluster.journal(*id).holds_lease()), "who follows has no lease");
         cluster.net.isolate(leader, &THREE);
         let rest: Vec<u64> = THREE.into_iter().filter(|id| *id != leader).collect();
         cluster.leader_of(&rest).await;
+        assert!(!cluster.journal(leader).holds_lease(), "a lease ends before anybody else leads");
         for freshness in [Freshness::ReadIndex, Freshness::Lease] {
             let asked =
                 tokio::time::timeout(Duration::from_secs(5), cluster.journal(leader).ensure_linearizable(freshness)).await;

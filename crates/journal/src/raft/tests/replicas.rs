@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use openraft::async_runtime::WatchReceiver;
+
 use super::cluster::*;
 use super::*;
 
@@ -209,5 +211,42 @@ fn messages_for_another_hub_journal_or_replica_are_refused() {
             }
         }
         assert_eq!(cluster.journal(leader).leadership().borrow().term, term);
+    });
+}
+
+#[test]
+fn a_voter_that_was_just_started_gives_no_vote_for_a_lease() {
+    on_threads(async {
+        let mut cluster = Cluster::empty(9);
+        // A lease of 1.2 s, in which the question surely comes.
+        cluster.settings.heartbeat_ms = 200;
+        for id in THREE {
+            cluster.start(id, Beginning::Bootstrap { voters: THREE.into() }).await.unwrap();
+        }
+        let leader = cluster.leader().await;
+        cluster.propose(open(0)).await;
+        cluster.converged().await;
+        let rest: Vec<u64> = THREE.into_iter().filter(|id| *id != leader).collect();
+        let (voter, candidate) = (rest[0], rest[1]);
+        cluster.kill(voter);
+        // It hears of no leader, so that nothing but the lease holds it back.
+        cluster.net.isolate(voter, &THREE);
+        cluster.start(voter, Beginning::Restart).await.unwrap();
+        let header = crate::raft::wire::Header { hub: cluster.hub, journal: ID, from: candidate, to: voter };
+        let last = cluster.journal(leader).raft().data_metrics().borrow_watched().last_log;
+        let vote = openraft::raft::VoteRequest::new(crate::raft::types::Vote::new(1_000, candidate), last);
+        let asks = async || {
+            let answer = cluster.journal(voter).accept(header.pre_vote(&vote)).await.answer().await;
+            match crate::raft::wire::decode_reply(answer).unwrap() {
+                crate::raft::wire::Reply::Vote(answer) => answer.vote_granted,
+                other => panic!("no answer to a vote: {other:?}"),
+            }
+        };
+        assert!(!asks().await, "the leader may still rely on what it answered in its last life");
+        let begun = std::time::Instant::now();
+        while !asks().await {
+            assert!(begun.elapsed() < PATIENCE, "it never votes again");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     });
 }

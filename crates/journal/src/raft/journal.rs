@@ -72,6 +72,8 @@ struct Inner {
     follows: Arc<AtomicBool>,
     /// The term in which the leadership is being handed over; 0 for none.
     hands_over: AtomicU64,
+    /// How often Raft refused an entry that was proposed again.
+    again: Arc<AtomicU64>,
     incoming: IncomingSnapshot,
     failed: watch::Sender<Option<Arc<str>>>,
     tasks: Mutex<Tasks>,
@@ -165,6 +167,7 @@ impl Journal {
             leadership,
             follows,
             hands_over: AtomicU64::new(0),
+            again: Arc::default(),
             incoming: IncomingSnapshot::default(),
             failed: watch::Sender::new(None),
             tasks: Mutex::new(Tasks { proposer: None, others: vec![task] }),
@@ -332,6 +335,11 @@ impl Journal {
         self.links().silent_voters(self.id(), self.env())
     }
 
+    /// How often an entry was refused by Raft, because there was no lease or no leader yet, and was proposed again.
+    pub fn proposed_again(&self) -> u64 {
+        self.inner.again.load(Ordering::Relaxed)
+    }
+
     /// This replica's id.
     pub fn replica(&self) -> u64 {
         self.inner.settings.replica
@@ -411,6 +419,7 @@ impl Inner {
             view: self.view.clone(),
             time,
             in_flight: VecDeque::new(),
+            again: Arc::clone(&self.again),
         };
         let failed = self.failed.clone();
         let body = async move {

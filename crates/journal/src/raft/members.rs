@@ -10,10 +10,11 @@ use std::time::Duration;
 use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use openraft::{EmptyNode, ReadPolicy, ServerState};
+use openraft::{EmptyNode, Raft, ReadPolicy, ServerState};
 
 use super::error::MemberError;
 use super::journal::Journal;
+use super::machine::Machine;
 use super::types::TypeConfig;
 
 /// A leader relies on its lease for so many beats: less than the six for which its followers let nobody else lead.
@@ -48,6 +49,17 @@ pub enum Freshness {
     ReadIndex,
     /// By the lease of the last heartbeats: no round trip, but clocks must run at about the same speed.
     Lease,
+}
+
+/// The term in which a replica leads and has a fresh lease, if it does.
+pub(super) fn leased_term(raft: &Raft<TypeConfig, Machine>, replica: u64, heartbeat_ms: u64) -> Option<u64> {
+    let metrics = raft.metrics();
+    let seen = metrics.borrow_watched();
+    let mut voters = seen.membership_config.membership().voter_ids();
+    let is_alone = voters.next() == Some(replica) && voters.next().is_none();
+    let lease = Duration::from_millis(heartbeat_ms * LEASE_BEATS);
+    let is_fresh = || seen.last_quorum_acked.is_some_and(|acked| acked.elapsed() < lease);
+    (seen.state == ServerState::Leader && (is_alone || is_fresh())).then_some(seen.vote.leader_id.term)
 }
 
 impl Journal {
@@ -199,14 +211,7 @@ impl Journal {
         if !leads.is_self || self.hands_over().load(Ordering::Relaxed) == leads.term || !self.is_caught_up() {
             return false;
         }
-        let metrics = self.raft().metrics();
-        let seen = metrics.borrow_watched();
-        let lease = Duration::from_millis(self.heartbeat_ms() * LEASE_BEATS);
-        let replica = self.replica();
-        seen.state == ServerState::Leader
-            && seen.vote.leader_id.term == leads.term
-            && seen.last_quorum_acked.is_some_and(|acked| acked.elapsed() < lease)
-            && seen.membership_config.membership().voter_ids().any(|voter| voter == replica)
+        leased_term(self.raft(), self.replica(), self.heartbeat_ms()) == Some(leads.term)
     }
 
     /// Has a majority renew the lease without which Raft takes no change; one that is idle has none. Whether it worked is told by the change itself.

@@ -5,18 +5,20 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
-use openraft::{Raft, ServerState};
+use openraft::{Raft, ReadPolicy, ServerState};
 use tidegate_env::Env;
 use tidegate_model::{JournalId, TimestampMs};
 
 use super::error::JournalError;
 use super::machine::{Machine, View};
+use super::members::leased_term;
 use super::peers::Links;
 use super::queue::{Claim, Queue};
 use super::settings::JournalSettings;
@@ -45,6 +47,8 @@ pub(super) struct Proposer {
     /// The time of the last entry; entry time never falls, whatever the clock does.
     pub(super) time: TimestampMs,
     pub(super) in_flight: VecDeque<InFlight>,
+    /// How often an entry was refused and proposed again.
+    pub(super) again: Arc<AtomicU64>,
 }
 
 /// An entry on its way.
@@ -101,6 +105,9 @@ impl Proposer {
                 answer = answered => {
                     let entry = self.in_flight.pop_front().expect("only the first entry's answer was awaited");
                     self.settle(entry.proposal, answer.ok()).await?;
+                    if self.journal == JournalId::CATALOG && self.in_flight.is_empty() && self.queue.bytes() == 0 {
+                        self.tell().await;
+                    }
                 }
                 () = self.queue.reaches(worth), if room && !(self.queue.is_closed() && self.queue.bytes() == 0) => {}
             }
@@ -128,6 +135,9 @@ impl Proposer {
         self.time = self.time.max(applied).max(TimestampMs(self.env.clock.now_ms()));
         let (payload, order) = EntryPayload::encode(Entry { time: self.time, units }).map_err(|error| error.to_string())?;
         let payload = Arc::new(payload);
+        if self.in_flight.is_empty() && self.lacks_lease() {
+            self.renew(LONGEST_PAUSE).await;
+        }
         let answer = self.hand_over(&payload).await?;
         self.in_flight.push_back(InFlight { proposal: Proposal { payload, order, claims }, answer });
         Ok(())
@@ -137,6 +147,27 @@ impl Proposer {
         let (responder, answer) = ProgressResponder::complete_only();
         self.raft.client_write_ff(Data(payload.clone()), Some(responder)).await.map_err(|fatal| fatal.to_string())?;
         Ok(answer)
+    }
+
+    /// Lets followers know at once what is committed, which they would hear with the next entry or beat: every broker goes by the catalog.
+    async fn tell(&self) {
+        // One that has ended says so to the next proposal.
+        let _ended = self.raft.trigger().heartbeat().await;
+    }
+
+    /// Whether this replica leads and was idle for so long that it has no lease any more: Raft would refuse an entry.
+    fn lacks_lease(&self) -> bool {
+        let leads = self.raft.server_metrics().borrow_watched().state == ServerState::Leader;
+        leads && leased_term(&self.raft, self.settings.replica, self.settings.heartbeat_ms).is_none()
+    }
+
+    /// Has a majority renew the lease, and waits for that: one round trip. True if it did.
+    async fn renew(&self, most: Duration) -> bool {
+        tokio::select! {
+            biased;
+            asked = self.raft.ensure_linearizable(ReadPolicy::ReadIndex) => asked.is_ok(),
+            () = self.env.clock.sleep(most) => false,
+        }
     }
 
     async fn settle(&mut self, proposal: Proposal, answer: Option<ClientWriteResult<TypeConfig>>) -> Result<(), Arc<str>> {
@@ -177,10 +208,9 @@ impl Proposer {
             if overtaken || leader.is_some_and(|leader| leader != self.settings.replica) {
                 break;
             }
-            // A leader that was idle has no lease: followers renew it.
-            if let Err(fatal) = self.raft.trigger().heartbeat().await {
-                return Err(fatal.to_string().into());
-            }
+            // A leader without a lease gets it from its followers; one that was just elected, or has none at hand, is asked again a little later.
+            self.again.fetch_add(1, Ordering::Relaxed);
+            self.renew(LONGEST_PAUSE).await;
             self.env.clock.sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
             while let Some((proposal, _)) = again.front() {

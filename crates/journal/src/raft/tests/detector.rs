@@ -132,7 +132,11 @@ fn a_voter_without_room_holds_the_leader_back_for_a_while_is_not_overrun_and_com
             assert!(matches!(error, JournalError::Full { .. }) && begun.elapsed() < PATIENCE, "{error}");
         }
         for _ in 0..100 {
-            cluster.journal(leader).propose(append(0, &value)).await.unwrap();
+            // A beat in which it has room again lets the leader wait anew.
+            let begun = Instant::now();
+            while let Err(error) = cluster.journal(leader).propose(append(0, &value)).await {
+                assert!(matches!(error, JournalError::Full { .. }) && begun.elapsed() < PATIENCE, "{error}");
+            }
             let used = cluster.replicas[&3].wal.status().used_bytes;
             assert!(used <= budget, "{used} bytes in a log of {budget}");
         }
@@ -146,5 +150,22 @@ fn a_voter_without_room_holds_the_leader_back_for_a_while_is_not_overrun_and_com
             cluster.propose(append(0, "all of them")).await;
         }
         cluster.converged().await;
+    });
+}
+
+#[test]
+fn the_first_write_after_a_pause_is_proposed_once() {
+    on_threads(async {
+        let cluster = Cluster::of(&THREE, 27).await;
+        let leader = cluster.leader().await;
+        cluster.propose(open(0)).await;
+        for round in 0..3 {
+            eventually("the lease has run out", || (!cluster.journal(leader).holds_lease()).then_some(())).await;
+            let before = cluster.journal(leader).proposed_again();
+            let begun = std::time::Instant::now();
+            appended(cluster.journal(leader).propose(append(0, "after a pause")).await.unwrap());
+            println!("the first write after a pause took {:?}", begun.elapsed());
+            assert_eq!(cluster.journal(leader).proposed_again(), before, "round {round}: Raft refused it first");
+        }
     });
 }

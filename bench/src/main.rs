@@ -27,7 +27,7 @@ use crate::server::{Broker, Kind, Programs};
 
 // The driver shall be small beside what it measures.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Measures Tidegate, and Kafka beside it, on this machine. `bench/run.sh` sets everything up.
 #[derive(Debug, Parser)]

@@ -24,7 +24,7 @@ const _: () = assert!(!tidegate_env::bugs::ENABLED, "the command is never built 
 
 // A broker's threads pass buffers to each other all the time, and the static image's own allocator takes one lock for all of them: docs/adr/0098.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

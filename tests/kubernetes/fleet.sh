@@ -101,16 +101,11 @@ flow_ends
 all_there
 
 step "back to one broker and one copy, as asked for"
+shrunk_at=$(now_ms)
 fleet patch hub hub --type merge -p '{"spec":{"replicationFactor":1,"brokers":{"replicas":1}}}' >/dev/null
 shrunk() { whole 1 1; }
-give_time() { for _ in $(seq 40); do ! shrunk || return 0; sleep 1; done; return 1; }
-# A broker that gets back a copy which it once gave away opens it at its next start only (docs/adr/0085, docs/kubernetes.md).
-for _ in 1 2; do
-  ! give_time || break
-  printf '    a drain waits for a copy that came back to the first broker: restarting it\n'
-  fleet delete pod hub-broker-1-0 --wait=false >/dev/null
-done
 within 90 "the hub to be whole with one broker" shrunk
+timed "3 -> 1 brokers until nothing is left to move" 60 "$shrunk_at"
 one_claim() { [ "$(fleet get pvc -o name)" = persistentvolumeclaim/hub-broker-1 ]; }
 within 60 "the volumes of the others to go" one_claim
 all_there

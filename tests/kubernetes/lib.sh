@@ -102,8 +102,9 @@ flow_start() {
   : >"$TIDEGATE_CLUSTER/flow-errors"
   (
     until [ -e "$TIDEGATE_CLUSTER/flow-end" ]; do
+      began=$(now_ms)
       if printf 'flow\n' | timeout 20 "$cluster" exec env TIDEGATE_ADDRESS="$hub" "$tidegate" produce "$1" >/dev/null 2>>"$TIDEGATE_CLUSTER/flow-errors"; then
-        echo acknowledged
+        echo "acknowledged $(($(now_ms) - began))"
       else
         echo "failed $? at $(date -u +%H:%M:%S.%N)" | tee -a "$TIDEGATE_CLUSTER/flow-errors"
       fi >>"$TIDEGATE_CLUSTER/flow"
@@ -112,13 +113,16 @@ flow_start() {
   ) &
   flow=$!
 }
+# How long the acknowledged calls took, in milliseconds, the program's start included.
+flow_took() { sed -n 's/^acknowledged //p' "$TIDEGATE_CLUSTER/flow" | sort -n; }
 flow_stop() {
   : >"$TIDEGATE_CLUSTER/flow-end"
   wait "$flow"
   rm "$TIDEGATE_CLUSTER/flow-end"
   flowed=$(grep -c acknowledged "$TIDEGATE_CLUSTER/flow" || true)
   failures=$(grep -c failed "$TIDEGATE_CLUSTER/flow" || true)
-  printf '    meanwhile %s events were acknowledged, %s calls failed\n' "$flowed" "$failures"
+  printf '    meanwhile %s events were acknowledged, each call within %s ms, half of them within %s; %s calls failed\n' "$flowed" \
+    "$(flow_took | tail -n 1)" "$(flow_took | sed -n "$(((flowed + 1) / 2))p")" "$failures"
   [ "$failures" = 0 ] || sed 's/^/    /' "$TIDEGATE_CLUSTER/flow-errors"
 }
 

@@ -16,6 +16,9 @@ mount -t tmpfs tmpfs /run
 mkdir -p "$folder/var/upper" "$folder/var/work" /run/lock
 mount -t overlay overlay -o "lowerdir=/var,upperdir=$folder/var/upper,workdir=$folder/var/work" /var
 hostname control-plane
+# Programs that are run here find brokers by their names, as those in pods do.
+printf 'nameserver %s\nsearch svc.cluster.local cluster.local\noptions ndots:5\n' $address >"$folder/resolv.conf"
+mount --bind "$folder/resolv.conf" /etc/resolv.conf
 
 start() {
   local name=$1

@@ -1,5 +1,5 @@
-# The part `fleet` of run.sh, which sources this file: a hub of one broker grows to three under load, is rolled, loses a node for good, heals, and shrinks
-# back, on four nodes. It begins and ends without definitions, hubs and operators.
+# The parts `fleet` and `scale` of run.sh, which sources this file: a hub of one broker grows to three under load, is rolled, loses a node for good, heals,
+# and shrinks back, on four nodes; `scale` does it without the lost node, on two. It begins and ends without definitions, hubs and operators.
 
 in_fleet=(-n fleet)
 fleet() { kube -n fleet "$@"; }
@@ -57,7 +57,9 @@ flow_ends
 expect "calls that failed while the hub grew" "$failures" 0
 all_there
 fleet get hub
-expect "nodes that hold a broker" "$(nodes_of_brokers)" 3
+spread=3
+[ "$part" = fleet ] || spread=2 # there are no more
+expect "nodes that hold a broker" "$(nodes_of_brokers)" "$spread"
 expect "how many pods a drain may take" "$(field pdb/hub-brokers .spec.maxUnavailable "${in_fleet[@]}")" 1
 expect "the first broker's pod, which nobody had to restart" "$(field pod/hub-broker-1-0 '.status.containerStatuses[0].restartCount' "${in_fleet[@]}")" 0
 
@@ -81,33 +83,40 @@ flow_ends
 expect "calls that failed during the roll" "$failures" 0
 all_there
 
-step "a node is lost for good, with its volume"
-flow_start clicks
-node=$(field pod/hub-broker-3-0 .spec.nodeName "${in_fleet[@]}")
-claim=$(field pvc/hub-broker-3 .metadata.uid "${in_fleet[@]}")
-"$cluster" node-kill "$node"
-lost=$(now_ms)
-silent() { [ "$(of_hub .status.brokersReady)" = 2/3 ]; }
-within 60 "the Hub to say that a broker is missing" silent
-expect "the claim of a broker that is only silent" "$(field pvc/hub-broker-3 .metadata.uid "${in_fleet[@]}")" "$claim"
-kube delete node "$node" >/dev/null # somebody's word that it does not come back
-healed() { whole 3 3 && [[ $(brokers) =~ 4 ]]; }
-within 150 "a fourth broker in the place of the third" healed
-timed "node killed -> three copies of everything again" 90 "$lost"
-within 10 "an Event about the broker that leaves" event_says hub/hub BrokerDraining "broker 3 leaves, its node or volume has gone for good" "${in_fleet[@]}"
-no_claim() { ! fleet get pvc hub-broker-3; }
-within 120 "the lost volume's claim to go" no_claim
-flow_ends
-all_there
+lose_a_node() {
+  local node claim lost
+  step "a node is lost for good, with its volume"
+  flow_start clicks
+  node=$(field pod/hub-broker-3-0 .spec.nodeName "${in_fleet[@]}")
+  claim=$(field pvc/hub-broker-3 .metadata.uid "${in_fleet[@]}")
+  "$cluster" node-kill "$node"
+  lost=$(now_ms)
+  silent() { [ "$(of_hub .status.brokersReady)" = 2/3 ]; }
+  within 60 "the Hub to say that a broker is missing" silent
+  expect "the claim of a broker that is only silent" "$(field pvc/hub-broker-3 .metadata.uid "${in_fleet[@]}")" "$claim"
+  kube delete node "$node" >/dev/null # somebody's word that it does not come back
+  healed() { whole 3 3 && [[ $(brokers) =~ 4 ]]; }
+  within 150 "a fourth broker in the place of the third" healed
+  timed "node killed -> three copies of everything again" 90 "$lost"
+  within 10 "an Event about the broker that leaves" event_says hub/hub BrokerDraining "broker 3 leaves, its node or volume has gone for good" "${in_fleet[@]}"
+  no_claim() { ! fleet get pvc hub-broker-3; }
+  within 120 "the lost volume's claim to go" no_claim
+  flow_ends
+  all_there
+}
+[ "$part" != fleet ] || lose_a_node
 
 step "back to one broker and one copy, as asked for"
+flow_start clicks
 shrunk_at=$(now_ms)
-fleet patch hub hub --type merge -p '{"spec":{"replicationFactor":1,"brokers":{"replicas":1}}}' >/dev/null
+fleet patch hub hub --type merge -p '{"spec":{"replicationFactor":1}}' >/dev/null
+fleet scale hub hub --replicas 1 >/dev/null
 shrunk() { whole 1 1; }
 within 90 "the hub to be whole with one broker" shrunk
 timed "3 -> 1 brokers until nothing is left to move" 60 "$shrunk_at"
 one_claim() { [ "$(fleet get pvc -o name)" = persistentvolumeclaim/hub-broker-1 ]; }
 within 60 "the volumes of the others to go" one_claim
+flow_ends
 all_there
 
 step "and away"

@@ -4,7 +4,8 @@
 #   newcomer   what README tells a user, from helm install over lost pods, nodes and volumes to helm uninstall, with timings
 #   releases   helm upgrade from an earlier release, an operator for one namespace with a first hub, helm rollback
 #   faults     what a person sees when something is wrong: Secrets, buckets, classes, images, nodes, the API server, definitions
-#   fleet      a hub of many brokers: kubectl scale up and down under load, a rolling restart, a lost node, what is refused (over five minutes)
+#   scale      a hub of many brokers: kubectl scale up and down under load, a rolling restart, what is refused
+#   fleet      the same on four nodes, one of which is lost for good (over three minutes)
 #
 #   tests/kubernetes/run.sh [--keep] [PART…]   builds what is missing, runs (default: all but `fleet`), takes the cluster down; --keep leaves it up
 #
@@ -20,11 +21,11 @@ keep='' parts=()
 for argument in "$@"; do
   case $argument in
     --keep) keep=yes ;;
-    newcomer | releases | faults | fleet) parts+=("$argument") ;;
-    *) sed -n '2,18s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    newcomer | releases | faults | scale | fleet) parts+=("$argument") ;;
+    *) sed -n '2,19s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
   esac
 done
-[ ${#parts[@]} -gt 0 ] || parts=(newcomer releases faults)
+[ ${#parts[@]} -gt 0 ] || parts=(newcomer releases faults scale)
 if [ -n "$keep" ]; then export TIDEGATE_CLUSTER=${TIDEGATE_CLUSTER:-/tmp/tidegate-newcomer}; else export TIDEGATE_CLUSTER_OWNER=$$; fi
 source tests/kubernetes/lib.sh
 

@@ -1,0 +1,2 @@
+# The part `scale` of run.sh: the part `fleet` without the lost node.
+source tests/kubernetes/fleet.sh

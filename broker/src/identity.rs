@@ -20,6 +20,10 @@ const FORMAT: u32 = 1;
 const IDENTITY: &str = "identity.json";
 const LOCK: &str = "lock";
 const OWNER: &str = "owner";
+/// There while a recovery writes log and checkpoints, until the identity file is written.
+const RECOVERING: &str = "recovering";
+/// What a recovery writes before the identity file, and clears if an earlier one was cut off.
+const RECOVERED: [&str; 2] = ["wal", "checkpoints"];
 
 /// Why a volume or prefix was refused. Nothing was changed then.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +54,12 @@ pub enum IdentityError {
         directory: PathBuf,
         /// Something in it.
         found: String,
+    },
+    /// A recovery was cut off.
+    #[error("a recovery into {directory} was cut off: run `tidegate recover` again, which begins anew")]
+    Unfinished {
+        /// The directory.
+        directory: PathBuf,
     },
     /// The identity file is damaged.
     #[error("{path} cannot be read ({problem}): restore it from a backup, or empty the directory and run `tidegate recover`")]
@@ -214,8 +224,17 @@ impl std::fmt::Debug for Held {
     }
 }
 
-/// Locks a data directory and reads who it belongs to; `None` for a fresh one. Blocking.
+/// Locks a data directory and reads who it belongs to; `None` for a fresh one. What a recovery left that was cut off is refused. Blocking.
 pub(crate) fn hold(env: &Env, directory: &Path, owner: &str) -> Result<(Held, Option<Identity>), IdentityError> {
+    lock_and_read(env, directory, owner, false)
+}
+
+/// As [`hold`], for a recovery: what an earlier one left that was cut off counts as fresh. Blocking.
+pub(crate) fn hold_for_recovery(env: &Env, directory: &Path, owner: &str) -> Result<(Held, Option<Identity>), IdentityError> {
+    lock_and_read(env, directory, owner, true)
+}
+
+fn lock_and_read(env: &Env, directory: &Path, owner: &str, recovers: bool) -> Result<(Held, Option<Identity>), IdentityError> {
     let io = |path: &Path| {
         let path = path.to_owned();
         move |source| IdentityError::Io { path, source }
@@ -233,18 +252,53 @@ pub(crate) fn hold(env: &Env, directory: &Path, owner: &str) -> Result<(Held, Op
         }
         _ => IdentityError::Io { path: lock_path.clone(), source },
     })?;
-    let identity = read(env, directory)?;
+    let identity = read(env, directory, recovers)?;
+    let note = directory.join(RECOVERING);
+    if identity.is_some() && env.disk.metadata(&note).map_err(io(&note))?.is_some() {
+        // Cut off between identity and note. It must not lie here: were the identity file lost one day, it would say that the rest may go.
+        env.disk.remove_file(&note).and_then(|()| env.disk.sync_dir(directory)).map_err(io(&note))?;
+    }
     env.disk.write_atomically(&owner_path, owner.as_bytes()).map_err(io(&owner_path))?;
     Ok((Held { directory: directory.to_owned(), _guard: guard }, identity))
 }
 
-fn read(env: &Env, directory: &Path) -> Result<Option<Identity>, IdentityError> {
+/// Says that what comes into this empty directory is of a recovery, before any of it does; clears what an earlier one left that was cut off before
+/// it wrote the identity file. Blocking.
+pub(crate) fn begin_recovery(env: &Env, directory: &Path) -> Result<(), IdentityError> {
+    let note = directory.join(RECOVERING);
+    let io = |path: &Path, source| IdentityError::Io { path: path.to_owned(), source };
+    if env.disk.metadata(&note).map_err(|source| io(&note, source))?.is_some() {
+        for path in RECOVERED.map(|name| directory.join(name)) {
+            if env.disk.metadata(&path).map_err(|source| io(&path, source))?.is_some() {
+                env.disk.remove_dir_all(&path).map_err(|source| io(&path, source))?;
+            }
+        }
+        env.disk.sync_dir(directory).map_err(|source| io(directory, source))?;
+    }
+    env.disk.write_atomically(&note, b"").map_err(|source| io(&note, source))
+}
+
+/// Takes the note of [`begin_recovery`] away; the identity file says all from now on. Blocking.
+pub(crate) fn end_recovery(env: &Env, directory: &Path) -> Result<(), IdentityError> {
+    let note = directory.join(RECOVERING);
+    env.disk.remove_file(&note).map_err(|source| IdentityError::Io { path: note, source })
+}
+
+fn read(env: &Env, directory: &Path, recovers: bool) -> Result<Option<Identity>, IdentityError> {
     let path = directory.join(IDENTITY);
     let io = |source| IdentityError::Io { path: path.clone(), source };
     if env.disk.metadata(&path).map_err(io)?.is_none() {
         let names = env.disk.list(directory).map_err(io)?;
+        let was_cut_off = names.iter().any(|entry| entry.name == RECOVERING);
+        if was_cut_off && !recovers {
+            return Err(IdentityError::Unfinished { directory: directory.to_owned() });
+        }
         // A directory as object store may lie within, and has been made by now.
-        let ours = |name: &str| [LOCK, OWNER, "objects", "lost+found"].contains(&name) || name.ends_with(".tmp");
+        let ours = |name: &str| {
+            [LOCK, OWNER, RECOVERING, "objects", "lost+found"].contains(&name)
+                || name.ends_with(".tmp")
+                || (was_cut_off && RECOVERED.contains(&name))
+        };
         return match names.into_iter().find(|entry| !ours(&entry.name)) {
             Some(found) => Err(IdentityError::Foreign { directory: directory.to_owned(), found: found.name }),
             None => Ok(None),

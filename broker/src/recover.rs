@@ -107,7 +107,7 @@ pub async fn recover_hub(
     settings.validate()?;
     let (blocking, directory) = (env.clone(), settings.data_dir.clone());
     let owner = format!("process {} (recover)", settings.process_id);
-    let (held, found) = env.run_blocking(move || identity::hold(&blocking, &directory, &owner)).await?;
+    let (held, found) = env.run_blocking(move || identity::hold_for_recovery(&blocking, &directory, &owner)).await?;
     if let Some(found) = found {
         return Err(RecoverError::NotEmpty { directory: settings.data_dir.clone(), hub: found.hub_id });
     }
@@ -125,6 +125,8 @@ pub async fn recover_hub(
     let missing = catalog.journals().map(|(id, _)| id).filter(|id| !states.contains_key(id)).collect();
 
     let minted = identity::mint(env, BrokerId(settings.broker_id));
+    let (blocking, directory) = (env.clone(), settings.data_dir.clone());
+    env.run_blocking(move || identity::begin_recovery(&blocking, &directory)).await?;
     let lost = seed(settings, env, &mut states).await?;
     let name = |at: TopicPartition| catalog.topic(at.topic).map_or_else(|| at.topic.to_string(), |topic| topic.name.clone());
     let lost = lost.into_iter().map(|lost| (name(lost.at), lost)).collect();
@@ -136,6 +138,8 @@ pub async fn recover_hub(
         env.run_blocking(move || identity::write(&blocking, &directory, &identity)).await
     };
     write(identity.clone()).await?;
+    let (blocking, directory) = (env.clone(), settings.data_dir.clone());
+    env.run_blocking(move || identity::end_recovery(&blocking, &directory)).await?;
     // From here on the old hub's volumes are refused, and this one is the prefix's. Cut off in between, the next start does the rest.
     let new = Keys::new(&prefix(), identity.hub_id).map_err(bad_prefix)?;
     identity::take_over(&store, &new, &identity).await?;

@@ -3,11 +3,16 @@
 
 mod common;
 
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use common::*;
 use tidegate_broker::hub::OpenError;
 use tidegate_broker::identity::IdentityError;
 use tidegate_broker::recover::recover;
-use tidegate_env::Env;
+use tidegate_env::{Disk, Entry, Env, File, LockGuard, OpenMode};
 use tidegate_model::Offset;
 
 fn refusal(opened: Result<tidegate_broker::Hub, OpenError>) -> IdentityError {
@@ -124,6 +129,110 @@ async fn a_hub_is_rebuilt_from_its_bucket_alone_and_says_what_is_lost() {
         assert_eq!(say(&hub, "events", 0, "after").await, Offset(10 + round));
         assert_eq!(say(&hub, "events", 1, "other").await, Offset(round));
         close(hub).await;
+    }
+}
+
+/// The real disk, on which only so many files can be put into place.
+struct Cut {
+    disk: Arc<dyn Disk>,
+    renames_left: AtomicU64,
+}
+
+impl Disk for Cut {
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.disk.create_dir_all(path)
+    }
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        self.disk.open(path, mode)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let left = self.renames_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        left.map_err(|_| io::Error::other("cut off by the test"))?;
+        self.disk.rename(from, to)
+    }
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.hard_link(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove_file(path)
+    }
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove_dir_all(path)
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        self.disk.list(path)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.sync_dir(path)
+    }
+    fn metadata(&self, path: &Path) -> io::Result<Option<Entry>> {
+        self.disk.metadata(path)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {
+        self.disk.lock(path)
+    }
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        self.disk.free_bytes(path)
+    }
+}
+
+/// Wherever a recovery ends that was cut off on the disk, nobody takes the half of a hub for a hub, and the same command again brings it back whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recovery_that_is_cut_off_at_any_file_is_done_by_the_next_one() {
+    let kept = tempfile::tempdir().unwrap();
+    let hub = open(settings(kept.path()), kept.path()).await;
+    create(&hub, "events", 1).await;
+    say(&hub, "events", 0, "kept").await;
+    tiered(&hub, "events", 0).await;
+    hub.checkpoint_to_store().await.unwrap();
+    close(hub).await;
+
+    let (mut unfinished, mut cuts) = (0, 0);
+    loop {
+        let directory = tempfile::tempdir().unwrap();
+        copy(&kept.path().join("store"), &directory.path().join("store"));
+        let real = Env::real();
+        let cut =
+            Env { disk: Arc::new(Cut { disk: Arc::clone(&real.disk), renames_left: AtomicU64::new(cuts) }), ..real.clone() };
+        let to = settings(directory.path());
+        let done = recover(&to, &cut, store(directory.path()).await).await.is_ok();
+        if !done {
+            // One that had all but the last touches may begin; what it is, is asked below.
+            unfinished += match try_open(to.clone(), directory.path()).await {
+                Err(OpenError::Identity(IdentityError::Unfinished { .. })) => 1,
+                Err(OpenError::Identity(IdentityError::Occupied { .. })) => 0,
+                Err(other) => panic!("after {cuts} files: {other}"),
+                Ok(hub) => {
+                    close(hub).await;
+                    0
+                }
+            };
+            match recover(&to, &real, store(directory.path()).await).await {
+                Ok(_) | Err(tidegate_broker::recover::RecoverError::NotEmpty { .. }) => {}
+                Err(other) => panic!("after {cuts} files: {other}"),
+            }
+        }
+        let hub = open(to, directory.path()).await;
+        assert_eq!(values(&read_all(&hub, "events", 0, 0).await), ["kept"], "after {cuts} files");
+        close(hub).await;
+        assert!(!directory.path().join("data/recovering").exists(), "after {cuts} files");
+        if done {
+            break;
+        }
+        cuts += 1;
+    }
+    assert!(unfinished > 0 && cuts > 3, "{unfinished} of {cuts} cuts left a half");
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
     }
 }
 

@@ -55,6 +55,8 @@ pub struct Context {
     pub(crate) scaling: Mutex<HashMap<HubKey, crate::hub::autoscale::History>>,
     /// When this operator began: times of `scaling` count from here.
     pub(crate) begun: Instant,
+    /// Uids of the hubs of which a broker has served since this operator began.
+    pub(crate) served: Mutex<HashMap<HubKey, String>>,
     /// Objects of hubs whose fields were set back, and when.
     pub(crate) contested: Mutex<HashMap<(HubKey, String), Instant>>,
 }
@@ -111,6 +113,23 @@ impl Context {
     /// Whether this installation acts on a hub.
     pub fn is_ours(&self, hub: &Hub) -> bool {
         hub.annotations().get(OPERATED_BY).is_none_or(|holder| *holder == self.settings.installation())
+    }
+
+    /// Whether clients have been served by this hub, which is what Ready means for its Topics.
+    pub fn has_served(&self, hub: &Hub) -> bool {
+        self.served.lock().get(&hub_key(hub)).is_some_and(|uid| Some(uid) == hub.metadata.uid.as_ref())
+    }
+
+    /// Notes that clients are served by this hub, and has its Topics looked at if that is news.
+    pub async fn serves(&self, hub: &Hub) {
+        let key = hub_key(hub);
+        if self.has_served(hub) {
+            return;
+        }
+        self.served.lock().insert(key.clone(), hub.uid().unwrap_or_default());
+        for topic in self.topics.state_filter(|topic| self.hub_of(topic).is_some_and(|of| hub_key(&of) == key)) {
+            let _ = self.wake_topics.send(ObjectRef::from_obj(&*topic)).await;
+        }
     }
 
     /// Has a Topic looked at. A full queue is no loss: whatever woke us wakes us again, or the queue's objects see it.

@@ -152,6 +152,7 @@ pub async fn lead(parts: Parts, stop: CancellationToken) {
         poked: Mutex::default(),
         contested: Mutex::default(),
         scaling: Mutex::default(),
+        served: Mutex::default(),
         begun: Instant::now(),
     });
     let tasks = TaskTracker::new();
@@ -367,6 +368,7 @@ async fn hubs_gone(ctx: Arc<Context>, mut gone: mpsc::Receiver<Hub>) {
 async fn hub_went(ctx: &Context, key: &HubKey) {
     if ctx.hub(key).is_none() {
         ctx.scaling.lock().remove(key);
+        ctx.served.lock().remove(key);
         ctx.links.remove(key);
     }
     for topic in ctx.topics.state_filter(|topic| is_of(topic, key)) {

@@ -146,6 +146,13 @@ pub const REASONS: &[Reason] = &[
     ),
     row("Topic", "Ready", "True", "Serving", "The topic is as the object says, and takes and gives records."),
     row("Topic", "Ready", "False", "HubNotFound", "There is no Hub of the name in `spec.hubRef` in this namespace."),
+    row(
+        "Topic",
+        "Ready",
+        "False",
+        "HubNotAvailable",
+        "The topic is made, and no broker of the hub is ready for clients yet (the Hub is not `Available`).",
+    ),
     row("Topic", "Ready", "False", "HubGoing", "The Hub is being deleted: nothing is done for its topics."),
     row(
         "Topic",

@@ -98,6 +98,10 @@ async fn bring_together(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Action, Erro
             steps::take(&ctx, &hub, &found, &mut plan).await?;
         }
     }
+    let serves = found.pods.values().any(pods::is_ready) || (found.pods.is_empty() && ctx.network.endpoint(&hub, None).is_some());
+    if serves && status::says_available(&hub) {
+        ctx.serves(&hub).await;
+    }
     link(&ctx, &hub, &found);
     let state = ctx.links.get(&key).map(|link| link.state());
     if let Some(LinkState::Synced { hub_id }) = &state {
@@ -106,6 +110,10 @@ async fn bring_together(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Action, Erro
     }
     let report = status::Measured::gather(&ctx, &key, &found, status::Fleet { told, view, plan }, problems);
     write_status(&ctx, &hub, &report).await?;
+    if serves {
+        // Not before the Hub says so itself.
+        ctx.serves(&hub).await;
+    }
     Ok(match report.is_settled() {
         // The load is looked at, for nothing tells of it.
         true if hub.spec.brokers.autoscaling.is_some() => Action::requeue(LOOK_AT_LOAD),

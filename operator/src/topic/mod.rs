@@ -116,6 +116,7 @@ impl<'a> Work<'a> {
             object: &self.object,
             hub,
             is_paused,
+            is_served: self.hub().is_some_and(|hub| self.ctx.has_served(&hub)),
             namespace_going: self.namespace_going,
             other_gone: self.other_gone,
             waited,

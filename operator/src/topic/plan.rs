@@ -59,6 +59,8 @@ pub struct Seen<'a> {
     pub hub: HubView<'a>,
     /// Whether the hub is paused.
     pub is_paused: bool,
+    /// Whether a broker of the hub has served clients yet: the catalog is known a little before.
+    pub is_served: bool,
     /// Whether the namespace, or the whole kind, is being deleted.
     pub namespace_going: Fact,
     /// Whether the other object that the topic is bound to is gone.
@@ -344,7 +346,7 @@ fn converge(seen: &Seen<'_>, entry: &Entry) -> Next {
     }
     if follows {
         let spec = settings::following(&object.spec, &entry.settings);
-        return if spec == object.spec { Next::Rest(serving(entry, Vec::new())) } else { Next::Follow(Box::new(spec)) };
+        return if spec == object.spec { Next::Rest(serving(seen, entry, Vec::new())) } else { Next::Follow(Box::new(spec)) };
     }
     let name = object.metadata.name.clone().unwrap_or_default();
     let spec = match object.spec.resolve(&name) {
@@ -354,12 +356,18 @@ fn converge(seen: &Seen<'_>, entry: &Entry) -> Next {
     let wanted = settings::wanted(&spec, &entry.settings);
     let adopted = object.status.as_ref().and_then(|status| status.adopted_generation);
     if wanted == entry.settings || (adopted.is_some() && adopted == object.metadata.generation) {
-        return Next::Rest(serving(entry, settings::differences(&spec, &entry.settings)));
+        return Next::Rest(serving(seen, entry, settings::differences(&spec, &entry.settings)));
     }
     Next::Alter { uid: entry.uid, revision: entry.revision, settings: wanted }
 }
 
-fn serving(entry: &Entry, drift: Vec<String>) -> Report {
+fn serving(seen: &Seen<'_>, entry: &Entry, drift: Vec<String>) -> Report {
+    // Ready means that clients can use it, so not before the Hub is Available. What is Ready stays so: brokers come and go.
+    if !seen.is_served && !is_ready(seen.object) {
+        let message = format!("topic `{}` is made; no broker of the hub is ready for clients yet", entry.name);
+        let report = Report::problem("HubNotAvailable", message);
+        return Report { degraded: false, entry: Some(entry.clone()), ..report };
+    }
     Report {
         readiness: Readiness::Ready,
         reason: "Serving",
@@ -368,6 +376,11 @@ fn serving(entry: &Entry, drift: Vec<String>) -> Report {
         drift,
         entry: Some(entry.clone()),
     }
+}
+
+fn is_ready(object: &Topic) -> bool {
+    let conditions = object.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 #[cfg(test)]

@@ -60,9 +60,10 @@ struct Case<'a> {
     namespace_going: Fact,
     other_gone: Fact,
     waited: bool,
+    is_served: bool,
 }
 
-const PLAIN: Case<'static> = Case { hub: None, namespace_going: Fact::No, other_gone: Fact::Unknown, waited: false };
+const PLAIN: Case<'static> = Case { hub: None, namespace_going: Fact::No, other_gone: Fact::Unknown, waited: false, is_served: true };
 
 fn next_in(case: &Case<'_>, object: &Topic, entries: Vec<Entry>) -> Next {
     let mut mirror = Mirror::default();
@@ -73,6 +74,7 @@ fn next_in(case: &Case<'_>, object: &Topic, entries: Vec<Entry>) -> Next {
         object,
         hub: case.hub.unwrap_or(HubView::Known(&mirror)),
         is_paused: false,
+        is_served: case.is_served,
         namespace_going: case.namespace_going,
         other_gone: case.other_gone,
         waited: case.waited,
@@ -95,6 +97,20 @@ fn a_new_object_makes_its_topic_once() {
     assert!(matches!(next(&topic("{}"), vec![]), Next::Create(_)));
     // Made, and killed before the status was written: the binding is found.
     assert_eq!(reason(next(&topic("{}"), vec![entry(1, MINE)])), "Serving");
+}
+
+#[test]
+fn a_topic_is_not_ready_before_its_hub_serves_clients_and_stays_ready_when_the_operator_begins_anew() {
+    let unserved = Case { is_served: false, ..PLAIN };
+    assert!(matches!(next_in(&unserved, &topic("{}"), vec![]), Next::Create(_)), "it is made all the same");
+    let Next::Rest(report) = next_in(&unserved, &topic("{}"), vec![entry(1, MINE)]) else { panic!("not at rest") };
+    assert_eq!((report.readiness.clone(), report.reason, report.degraded), (Readiness::NotReady, "HubNotAvailable", false));
+    let mut object = bound_to(topic("{}"), 1);
+    object.status = Some(crate::topic::status_of(&report, &object.status.clone().unwrap(), Some(1), Timestamp::now()));
+    assert_eq!(reason(next_in(&unserved, &object, vec![entry(1, MINE)])), "HubNotAvailable");
+    let Next::Rest(report) = next(&object, vec![entry(1, MINE)]) else { panic!("not at rest") };
+    object.status = Some(crate::topic::status_of(&report, &object.status.clone().unwrap(), Some(1), Timestamp::now()));
+    assert_eq!(reason(next_in(&unserved, &object, vec![entry(1, MINE)])), "Serving");
 }
 
 #[test]

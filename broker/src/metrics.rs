@@ -187,6 +187,11 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Bytes of batches read, from wherever.
+    pub fn fetched_bytes(&self) -> u64 {
+        ["tail", "tier"].map(|source| self.fetched.get_or_create(&SourceLabels { source }).get()).iter().sum()
+    }
+
     fn register_counters(&self, registry: &mut Registry) {
         registry.register("calls", "Calls by method and result", self.calls.clone());
         registry.register_with_unit("call_duration", "Duration of calls", Unit::Seconds, self.call_duration.clone());

@@ -199,6 +199,7 @@ pub const REASONS: &[Reason] = &[
 pub const EVENTS: &[(&str, &str, &str)] = &[
     ("Hub", "Ready", "The hub became Ready."),
     ("Hub", "PodReplaced", "A pod of an outdated template was deleted, so that a new one comes."),
+    ("Hub", "Scaling", "The load asks for more or fewer brokers (`brokers.autoscaling`), and which target does."),
     ("Hub", "BrokerAdded", "A broker was made: the hub grows, or one was lost."),
     ("Hub", "BrokerDraining", "A broker leaves for good, and why: its leaders and copies go to others first."),
     ("Hub", "BrokerRemoved", "A broker that the hub had retired was deleted, with its volume claim."),

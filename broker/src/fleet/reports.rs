@@ -75,24 +75,53 @@ impl Reports {
     }
 }
 
-/// Bytes per second of each journal, smoothed over about ten reports.
+/// Rates of what is counted, smoothed over about ten reports.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
-    last: BTreeMap<JournalId, u64>,
     at: Duration,
-    rates: BTreeMap<JournalId, f64>,
+    journals: BTreeMap<JournalId, Rate>,
+    fetched: Rate,
+    processors: Rate,
+}
+
+/// How fast a count rises.
+#[derive(Debug, Default)]
+struct Rate {
+    last: Option<f64>,
+    per_second: f64,
+}
+
+impl Rate {
+    /// The first count says nothing of how fast it came to be.
+    fn read(&mut self, count: f64, seconds: f64) {
+        let before = self.last.replace(count).unwrap_or(count);
+        self.per_second = self.per_second * 0.9 + (count - before).max(0.0) / seconds * 0.1;
+    }
 }
 
 impl Meter {
-    fn read(&mut self, reports: &Reports, journals: impl Iterator<Item = JournalId>, now: Duration) {
+    fn read(&mut self, inner: &Inner, journals: impl Iterator<Item = JournalId>) -> wired::Busyness {
+        let now = inner.env.clock.monotonic();
         let seconds = now.saturating_sub(self.at).as_secs_f64().max(0.001);
         self.at = now;
         for journal in journals {
-            let count = reports.counted(journal);
-            let before = self.last.insert(journal, count).unwrap_or(count);
-            let rate = self.rates.entry(journal).or_insert(0.0);
-            *rate = *rate * 0.9 + count.saturating_sub(before) as f64 / seconds * 0.1;
+            self.journals.entry(journal).or_default().read(inner.reports.counted(journal) as f64, seconds);
         }
+        self.fetched.read(inner.metrics.fetched_bytes() as f64, seconds);
+        let processors = inner.env.clock.processor_time();
+        if let Some(time) = processors {
+            self.processors.read(time.as_secs_f64(), seconds);
+        }
+        let log = inner.wal.status();
+        wired::Busyness {
+            bytes_out: self.fetched.per_second,
+            cpu_cores: processors.map(|_| self.processors.per_second),
+            log_percent: 100.0 * log.used_bytes as f64 / log.budget_bytes.max(1) as f64,
+        }
+    }
+
+    fn of(&self, journal: JournalId) -> f64 {
+        self.journals.get(&journal).map_or(0.0, |rate| rate.per_second)
     }
 }
 
@@ -101,14 +130,15 @@ pub(crate) fn report(inner: &Inner, meter: &mut Meter) -> wired::Report {
     let hosted = inner.hosted.all();
     let led: Vec<&Journal> =
         hosted.values().chain([&inner.catalog]).filter(|journal| journal.leadership().borrow().is_self).collect();
-    meter.read(&inner.reports, led.iter().map(|journal| journal.id()), inner.env.clock.monotonic());
-    let journals = led.iter().map(|journal| led_journal(journal, meter.rates.get(&journal.id()).copied().unwrap_or(0.0)));
+    let busy = meter.read(inner, led.iter().map(|journal| journal.id()));
+    let journals = led.iter().map(|journal| led_journal(journal, meter.of(journal.id())));
     let lost = inner.fleetwork.refused().into_iter().filter(|(_, refused)| refused.is_lost);
     wired::Report {
         broker: inner.broker.0,
         incarnation: wire::uuid_out(inner.incarnation),
         led: journals.collect(),
-        load: meter.rates.values().sum(),
+        load: meter.journals.values().map(|rate| rate.per_second).sum(),
+        busy: Some(busy),
         lost: lost
             .map(|(id, refused)| wired::LostReplica { journal: id.0, replica: refused.replica, reason: refused.reason })
             .collect(),
@@ -186,6 +216,8 @@ pub struct BrokerStatus {
     pub replicas: u32,
     /// Journals that it leads.
     pub leads: u32,
+    /// What it said last that it is busy with.
+    pub busy: Option<wired::Busyness>,
 }
 
 /// A journal.
@@ -264,6 +296,7 @@ impl Inner {
                     .or((id == self.broker).then_some(Duration::ZERO)),
                 replicas: count(&|journal| journal.members.iter().any(|member| member.broker == id)),
                 leads: count(&|journal| journal.leader == Some(id)),
+                busy: heard.get(&id).and_then(|heard| heard.report.busy),
             });
             ClusterStatus {
                 replication_factor: fleet.replication_factor(),

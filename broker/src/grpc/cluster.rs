@@ -118,6 +118,9 @@ fn broker_out(status: &BrokerStatus) -> wire::ClusterBroker {
         silent_ms: status.silent.map(|silent| u64::try_from(silent.as_millis()).unwrap_or(u64::MAX)),
         replicas: status.replicas,
         leads: status.leads,
+        bytes_out_per_second: status.busy.map(|busy| busy.bytes_out),
+        cpu_cores: status.busy.and_then(|busy| busy.cpu_cores),
+        log_percent: status.busy.map(|busy| busy.log_percent),
     }
 }
 

@@ -8,7 +8,7 @@ use tidegate_wal::Pressure;
 
 use super::{Error, Hub, Marks, PartitionNumbers};
 use crate::fleet::CLIENT;
-use crate::metrics::{Readings, SourceLabels};
+use crate::metrics::Readings;
 
 /// Numbers of a hub.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,7 +97,6 @@ impl Hub {
         let metrics = &self.inner.metrics;
         let now = self.now();
         let tier_problem = self.inner.tier_health.problem();
-        let fetched = |source| metrics.fetched.get_or_create(&SourceLabels { source }).get();
         HubStatistics {
             revision: self.inner.routes.view().revision,
             wal_used_bytes: wal.used_bytes,
@@ -106,7 +105,7 @@ impl Hub {
             tier_problem,
             tiering_lag_ms: self.inner.hosted.all().values().map(|journal| lag(oldest(journal), now)).max().unwrap_or(0),
             appended_bytes: metrics.appended.get(),
-            fetched_bytes: fetched("tail") + fetched("tier"),
+            fetched_bytes: metrics.fetched_bytes(),
             connections: u32::try_from(metrics.connections.get()).unwrap_or(0),
             time: now,
         }

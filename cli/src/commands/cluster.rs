@@ -83,6 +83,7 @@ fn as_json(hub: &wire::DescribeClusterResponse) -> serde_json::Value {
         json!({
             "broker": broker.broker_id, "state": state(broker), "zone": broker.zone, "node": broker.node,
             "addresses": broker.addresses, "silentMs": broker.silent_ms, "replicas": broker.replicas, "leads": broker.leads,
+            "bytesOutPerSecond": broker.bytes_out_per_second, "cpuCores": broker.cpu_cores, "logPercent": broker.log_percent,
         })
     };
     let replica = |replica: &wire::ClusterReplica| json!({ "replica": replica.replica, "broker": replica.broker, "votes": replica.votes, "inSync": replica.in_sync });

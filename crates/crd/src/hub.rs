@@ -120,20 +120,41 @@ pub struct Autoscaling {
     /// Never more, 1 to 100.
     #[schemars(range(min = 1, max = 100))]
     pub max_replicas: i32,
-    /// What one broker shall take.
+    /// What one broker shall take: at least one target. The one that asks for most brokers counts.
     pub targets: ScalingTargets,
+    /// Brokers come only when more were needed for so long, such as `1m`. Default 30s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale_up_after: Option<Span>,
     /// Brokers go only when fewer were enough for so long, such as `10m`. Default 10m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale_down_after: Option<Span>,
 }
 
-/// What one broker shall take. Measured by the brokers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+/// What one broker shall take. Measured by the brokers, averaged over about ten seconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.bytesInPerSecond) || has(self.bytesOutPerSecond) || has(self.cpu) || has(self.diskPercent)")
+    .message("name at least one target: bytesInPerSecond, bytesOutPerSecond, cpu or diskPercent"))]
 pub struct ScalingTargets {
     /// Bytes that clients append per second, before they are copied, such as `20Mi`; at least 1Ki.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self != 'unlimited' && !quantity(string(self)).isLessThan(quantity('1Ki'))").message("must be at least 1Ki"))]
-    pub bytes_in_per_second: Size,
+    pub bytes_in_per_second: Option<Size>,
+    /// Bytes that are read per second, such as `60Mi`; at least 1Ki.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self != 'unlimited' && !quantity(string(self)).isLessThan(quantity('1Ki'))").message("must be at least 1Ki"))]
+    pub bytes_out_per_second: Option<Size>,
+    /// Processor cores that a broker uses, such as `1500m` or `2`; at least 10m. Below the limit of `template.resources`, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9]+(m|[.][0-9]+)?$') && !quantity(self).isLessThan(quantity('10m'))")
+        .message("is a number of cores such as 1500m or 2, at least 10m"))]
+    pub cpu: Option<String>,
+    /// How full a broker's log is with records that are not yet in the object store, in percent of what it may hold; 1 to 90. Does not count
+    /// while the object store is away: more brokers would not help.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 90))]
+    pub disk_percent: Option<i32>,
 }
 
 /// A broker's volume.

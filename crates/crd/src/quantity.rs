@@ -99,6 +99,16 @@ pub fn format_duration_ms(duration_ms: Option<u64>) -> String {
     text
 }
 
+/// Reads a number of processor cores: `2`, `0.5` or `1500m`; `None` for anything else.
+pub fn parse_cores(text: &str) -> Option<f64> {
+    let (digits, unit) = match text.strip_suffix('m') {
+        Some(digits) => (digits, 0.001),
+        None => (text, 1.0),
+    };
+    let is_plain = digits.chars().all(|c| c.is_ascii_digit() || c == '.');
+    digits.parse::<f64>().ok().filter(|_| is_plain).map(|amount| amount * unit)
+}
+
 /// Reads a size in bytes; `None` for `unlimited`.
 pub fn parse_bytes(text: &str) -> Result<Option<u64>, QuantityError> {
     let refused = || QuantityError { text: text.to_owned(), expected: SIZE };

@@ -71,6 +71,10 @@ pub trait Clock: Send + Sync {
     fn monotonic(&self) -> Duration;
     /// Ends after `duration` of monotonic time.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
+    /// Time that the processors have spent on this process; `None` where that means nothing, as in a simulation.
+    fn processor_time(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// Randomness. Not for secrets.

@@ -12,7 +12,7 @@ use tidegate_proto::operator::v1::{ClusterBrokerState, DescribeClusterResponse};
 use super::labels::FIRST;
 
 /// A broker that its hub has not heard of for so long does not take part, in milliseconds.
-const SILENT_MS: u64 = 5_000;
+pub(super) const SILENT_MS: u64 = 5_000;
 
 /// A broker as the cluster and the hub have it.
 #[derive(Clone, Debug, Default, PartialEq)]

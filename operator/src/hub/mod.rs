@@ -27,7 +27,6 @@ use kube::{Api, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use tidegate_crd::quantity::{parse_bytes, parse_duration_ms};
 use tidegate_crd::{Hub, HubStatus};
 use tidegate_proto::operator::v1 as wire;
 use uuid::Uuid;
@@ -45,8 +44,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Time between two looks at the load of a hub that scales by it.
 const LOOK_AT_LOAD: Duration = Duration::from_secs(15);
-/// Brokers go when fewer were enough for so long, unless the Hub says otherwise.
-const SCALE_DOWN_AFTER: Duration = Duration::from_secs(600);
 
 /// When one of several brokers in the middle of a change is looked at again: what the hub says of them is not watched.
 const LOOK_AGAIN_SOON: Duration = Duration::from_secs(2);
@@ -150,22 +147,20 @@ fn wanted(
         let replicas = number(hub.spec.brokers.replicas.unwrap_or(1));
         return (replicas, replicas);
     };
-    let bounds = autoscale::Bounds {
-        least: number(scaling.min_replicas),
-        most: number(scaling.max_replicas),
-        bytes_in: parse_bytes(scaling.targets.bytes_in_per_second.as_ref()).ok().flatten().unwrap_or(u64::MAX) as f64,
-        down_after: scaling
-            .scale_down_after
-            .as_ref()
-            .and_then(|span| parse_duration_ms(span.as_ref()).ok().flatten())
-            .map_or(SCALE_DOWN_AFTER, Duration::from_millis),
-    };
+    let bounds = autoscale::Bounds::of(scaling);
     let staying = brokers.values().filter(|broker| broker.is_there() && !broker.is_draining() && !broker.is_retired());
     let present = u32::try_from(staying.count()).unwrap_or(u32::MAX).max(1);
-    let bytes_in = told.map(|told| told.journals.iter().map(|journal| journal.bytes_per_second).sum());
+    let key = hub_key(hub);
+    let numbers = ctx.links.get(&key).and_then(|link| link.numbers());
+    let store_is_away = numbers.is_some_and(|numbers| numbers.tier_problem.is_some());
+    let load = told.map(|told| autoscale::Load::of(told, store_is_away));
     let mut histories = ctx.scaling.lock();
-    let history = histories.entry(hub_key(hub)).or_default();
-    (bounds.least, autoscale::wanted(&bounds, history, ctx.begun.elapsed(), present, bytes_in))
+    let history = histories.entry(key).or_default();
+    let (wanted, why) = autoscale::wanted(&bounds, history, ctx.begun.elapsed(), present, load.as_ref());
+    if history.is_news(wanted, present) {
+        ctx.event(hub, EventType::Normal, "Scaling", &format!("the load asks for {wanted} brokers instead of {present} ({why})"));
+    }
+    (bounds.least, wanted)
 }
 
 /// Whose objects are applied.

@@ -63,7 +63,8 @@ struct Case<'a> {
     is_served: bool,
 }
 
-const PLAIN: Case<'static> = Case { hub: None, namespace_going: Fact::No, other_gone: Fact::Unknown, waited: false, is_served: true };
+const PLAIN: Case<'static> =
+    Case { hub: None, namespace_going: Fact::No, other_gone: Fact::Unknown, waited: false, is_served: true };
 
 fn next_in(case: &Case<'_>, object: &Topic, entries: Vec<Entry>) -> Next {
     let mut mirror = Mirror::default();

@@ -71,6 +71,7 @@ async fn invalid_and_dangerous_hubs_are_refused_with_the_alternative() {
     };
     let scaling =
         |least: u32, most: u32| json!({"minReplicas": least, "maxReplicas": most, "targets": {"bytesInPerSecond": "20Mi"}});
+    let target = |target: Value| json!({"autoscaling": {"minReplicas": 1, "maxReplicas": 3, "targets": target}});
     let both = json!({"s3": {"bucket": "events", "credentials": {"secret": {"name": "a"}, "webIdentity": {"roleArn": "b"}}}});
     let neither = json!({"s3": {"bucket": "events", "credentials": {}}});
     for (object, expected) in [
@@ -84,8 +85,12 @@ async fn invalid_and_dangerous_hubs_are_refused_with_the_alternative() {
         (with("brokers", json!({"autoscaling": scaling(5, 3)})), "minReplicas is above maxReplicas"),
         (
             with("brokers", json!({"autoscaling": {"minReplicas": 1, "maxReplicas": 3, "targets": {}}})),
-            "bytesInPerSecond: Required value",
+            "name at least one target: bytesInPerSecond, bytesOutPerSecond, cpu or diskPercent",
         ),
+        (with("brokers", target(json!({"bytesOutPerSecond": "1"}))), "must be at least 1Ki"),
+        (with("brokers", target(json!({"cpu": "5m"}))), "is a number of cores such as 1500m or 2, at least 10m"),
+        (with("brokers", target(json!({"cpu": "much"}))), "is a number of cores such as 1500m or 2, at least 10m"),
+        (with("brokers", target(json!({"diskPercent": 95}))), "less than or equal to 90"),
         (with("brokers", json!({"storage": {"size": "100Mi"}})), "at least 1Gi"),
         (with("listeners", json!([{"name": "grpc", "port": 7171}])), "say so with plaintext: true"),
         (
@@ -136,7 +141,10 @@ async fn invalid_and_dangerous_hubs_are_refused_with_the_alternative() {
     let one = json!({"replicas": 1, "storage": {"size": "20Gi"}});
     refused(&bed, hub(json!({"objectStore": store, "brokers": one})), "fewer than 3 brokers cannot hold 3 copies").await;
     bed.apply(hub(json!({"objectStore": store, "brokers": one, "replicationFactor": 1}))).await.unwrap();
-    let many = json!({"autoscaling": scaling(3, 9), "storage": {"size": "20Gi"}});
+    let all = json!({"bytesInPerSecond": "20Mi", "bytesOutPerSecond": "60Mi", "cpu": "1500m", "diskPercent": 60});
+    let scaling_by_all =
+        json!({"minReplicas": 3, "maxReplicas": 9, "targets": all, "scaleUpAfter": "1m", "scaleDownAfter": "1h"});
+    let many = json!({"autoscaling": scaling_by_all, "storage": {"size": "20Gi"}});
     bed.apply(hub(json!({"objectStore": store, "brokers": many, "replicationFactor": 3}))).await.unwrap();
     let few = json!({"autoscaling": scaling(2, 9), "storage": {"size": "20Gi"}});
     refused(&bed, hub(json!({"objectStore": store, "brokers": few, "replicationFactor": 3})), "autoscaling.minReplicas").await;

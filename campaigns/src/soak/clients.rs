@@ -32,6 +32,8 @@ pub(super) struct Seen {
     pub(super) topics: AtomicU64,
     pub(super) slow_reads: AtomicU64,
     pub(super) canary: AtomicU64,
+    /// Leaps of the hub's wall clock that were taken back.
+    pub(super) leaps: AtomicU64,
     /// What the load is at present.
     pub(super) phase: Mutex<String>,
     /// Errors that clients got, by reason.

@@ -1,8 +1,8 @@
 //! Overload for a long time: full load with a hot partition, slow readers, connections and topics that come and go, retention and tiering, then ten
-//! times the load. Looks at memory, descriptors, tasks, stalls, goodput and refusals. Clock jumps are the simulation's: a real clock that
-//! jumps would jump for the whole machine.
+//! times the load, under a wall clock that leaps. Looks at memory, descriptors, tasks, stalls, goodput and refusals.
 
 mod clients;
+mod clock;
 mod samples;
 
 use std::sync::Arc;
@@ -82,8 +82,10 @@ struct Soak {
 /// If the hub ends, or anything that is looked at is out of its bounds.
 pub async fn run(options: &SoakOptions) -> Result<Summary> {
     let mut run = Run::new("soak", &options.common, 1)?;
-    let setup = setup(&run)?;
+    let mut setup = setup(&run)?;
+    let clock = clock::prepare(&mut setup)?;
     let (hub, _) = setup.start(&[]).await?;
+    let clock = clock::governed(&hub, clock);
     let hub = Arc::new(hub);
     let soak = Soak {
         address: setup.address(),
@@ -102,6 +104,9 @@ pub async fn run(options: &SoakOptions) -> Result<Summary> {
     let mut tasks = JoinSet::new();
     let watching = tokio::spawn(samples::watch(hub.clone(), soak.start, soak.samples.clone(), stop.clone()));
     spawn_clients(&soak, options, &client, &setup, &stop, &mut tasks);
+    if let Some(clock) = clock {
+        tasks.spawn(clock::jump(clock, run.seed, soak.total / 60, soak.seen.clone(), stop.clone()));
+    }
     let outcome = phases(soak, &mut load).await;
     stop.cancel();
     let soak = outcome?;
@@ -310,6 +315,7 @@ fn report(run: &mut Run, options: &SoakOptions, soak: &Soak, before: &Sample, af
     run.count("canary records", soak.seen.canary.load(Ordering::Relaxed));
     run.count("connections", connections);
     run.count("topics made and deleted", soak.seen.topics.load(Ordering::Relaxed));
+    run.count("clock jumps", soak.seen.leaps.load(Ordering::Relaxed));
     run.count("slow reads", soak.seen.slow_reads.load(Ordering::Relaxed));
     run.count("MiB appended", (after.appended() - before.appended()) as u64 >> 20);
     run.count("peak producers", soak.producers);

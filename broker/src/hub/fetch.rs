@@ -58,31 +58,45 @@ enum Missed {
     Failed(Error),
 }
 
+/// Why a wait ended.
+enum Woken {
+    /// There may be more, or the time is over.
+    Look,
+    /// Partitions moved: others are to be watched.
+    Moved,
+    /// The broker stops, or a replica is closed.
+    Over,
+}
+
 impl Hub {
     /// Reads several partitions. Answers when `min_bytes` are there, when a part failed, or when the wait is over.
     pub async fn fetch(&self, fetch: &Fetch) -> Vec<Result<Fetched, Error>> {
         let deadline = self.inner.env.clock.monotonic() + fetch.max_wait;
+        let mut moves = self.inner.routes.moves();
+        let mut watches = self.watches(fetch);
         loop {
-            // Taken before the read: what is appended after it wakes the wait.
-            let mut watches: Vec<_> = if fetch.max_wait.is_zero() {
-                Vec::new()
-            } else {
-                fetch.parts.iter().filter_map(|part| self.watch(&part.at).ok()).collect()
-            };
+            // Before the read: what is appended after it wakes the wait.
             for watch in &mut watches {
                 watch.mark_unchanged();
             }
-            let moves = self.inner.routes.moves();
             let answer = self.fetch_once(fetch).await;
             let bytes: usize = answer.iter().flatten().map(|fetched| fetched.bytes).sum();
             let now = self.inner.env.clock.monotonic();
             if bytes >= fetch.min_bytes || answer.iter().any(Result::is_err) || now >= deadline || watches.is_empty() {
                 return answer;
             }
-            if !self.wait_for_any(&mut watches, moves, deadline - now).await {
-                return answer;
+            match self.wait_for_any(&mut watches, &mut moves, deadline - now).await {
+                Woken::Over => return answer,
+                Woken::Moved => watches = self.watches(fetch),
+                Woken::Look => {}
             }
         }
+    }
+
+    /// One for each partition, and kept while the fetch waits: one of a partition that is elsewhere begins with a change.
+    fn watches(&self, fetch: &Fetch) -> Vec<watch::Receiver<Offset>> {
+        let watched = if fetch.max_wait.is_zero() { &[] } else { fetch.parts.as_slice() };
+        watched.iter().filter_map(|part| self.watch(&part.at).ok()).collect()
     }
 
     async fn fetch_once(&self, fetch: &Fetch) -> Vec<Result<Fetched, Error>> {
@@ -119,21 +133,21 @@ impl Hub {
         Ok(Fetched { chunks: Vec::new(), bytes: 0, next: part.offset, marks })
     }
 
-    /// Waits until there may be more to read. False if waiting is over for good: the broker stops, or a replica here is closed; who went on to look
-    /// would spin.
+    /// Waits until there may be more to read. Waiting is over for good when the broker stops or a replica here is closed; who went on to look would
+    /// spin.
     async fn wait_for_any(
         &self,
         watches: &mut [watch::Receiver<Offset>],
-        mut moves: watch::Receiver<u64>,
+        moves: &mut watch::Receiver<u64>,
         left: Duration,
-    ) -> bool {
+    ) -> Woken {
         let changes = select_all(watches.iter_mut().map(|watch| watch.changed().boxed()));
         tokio::select! {
             biased;
-            () = self.inner.intake.cancelled() => false,
-            (changed, ..) = changes => changed.is_ok(),
-            moved = moves.changed() => moved.is_ok(),
-            () = self.inner.env.clock.sleep(left) => true,
+            () = self.inner.intake.cancelled() => Woken::Over,
+            moved = moves.changed() => if moved.is_ok() { Woken::Moved } else { Woken::Over },
+            (changed, ..) = changes => if changed.is_ok() { Woken::Look } else { Woken::Over },
+            () = self.inner.env.clock.sleep(left) => Woken::Look,
         }
     }
 

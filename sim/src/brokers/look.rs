@@ -21,8 +21,13 @@ struct Seen {
     leaders: BTreeMap<(JournalId, u64), u64>,
     /// What was committed and let go of, as far as any replica showed it (I1, I4).
     marks: BTreeMap<TopicPartition, Marks>,
+    /// Replicas whose own log lacks records that no replica showed as tiered, and at how many looks in a row (I2).
+    lacking: BTreeMap<(JournalId, u64), u32>,
     trace: u64,
 }
+
+/// Looks in a row after which a log that lacks records is believed: what another replica knows as tiered may be seen a little later.
+const BELIEVED: u32 = 6;
 
 #[derive(Clone, Copy, Default)]
 struct Marks {
@@ -45,6 +50,7 @@ impl Look {
         let mut seen = self.seen.lock();
         for (broker, journal) in cluster.replicas() {
             seen.leader(cluster, &journal)?;
+            seen.holdings(broker, &journal)?;
             let (id, replica) = (journal.id(), journal.replica());
             let index = journal.read_state(|state| state.applied().index);
             if seen.looked.insert((id, replica), index) == Some(index) {
@@ -82,6 +88,33 @@ impl Seen {
         }
         cluster.world.lock().recorder.add(Event::Leads { journal: id.0, term, replica });
         Ok(())
+    }
+
+    /// A replica's own log holds all that it applied and that is not tiered: a snapshot never hides what lives in the log alone.
+    fn holdings(&mut self, broker: u32, journal: &Journal) -> Result<(), String> {
+        let first = journal.first_held();
+        let lacks = journal.read_state(|state| {
+            state.partitions().find_map(|(at, partition)| {
+                let known = self.marks.get(&at).copied().unwrap_or_default();
+                let gone = known.tiered_end.max(known.log_start);
+                let item = partition.tail().untiered().find(|item| item.end > gone)?;
+                (item.index < first).then_some((at, item.base, item.index))
+            })
+        });
+        let (id, replica) = (journal.id(), journal.replica());
+        let Some((at, base, index)) = lacks else {
+            self.lacking.remove(&(id, replica));
+            return Ok(());
+        };
+        let times = self.lacking.entry((id, replica)).or_default();
+        *times += 1;
+        if *times < BELIEVED {
+            return Ok(());
+        }
+        Err(format!(
+            "I2: the log of journal {id}, replica {replica} on broker {broker}, begins at entry {first}; offset {base} of {at} is in entry {index} \
+             and not tiered"
+        ))
     }
 
     fn state(&mut self, journal: &Journal) -> Result<(), String> {

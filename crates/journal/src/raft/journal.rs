@@ -390,7 +390,7 @@ impl Journal {
     }
 
     /// The first index that this replica's own log still holds. A snapshot's tail items may lie below it.
-    pub(super) fn first_held(&self) -> u64 {
+    pub fn first_held(&self) -> u64 {
         self.inner.parts.wal.first_index(self.inner.id)
     }
 

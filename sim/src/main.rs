@@ -40,28 +40,35 @@ struct Arguments {
     #[cfg(feature = "seeded-bugs")]
     #[arg(long)]
     bugs: bool,
+    /// With --bugs: this one alone.
+    #[cfg(feature = "seeded-bugs")]
+    #[arg(long, requires = "bugs")]
+    bug: Option<String>,
 }
 
 /// Runs each bug for all the seeds.
 #[cfg(feature = "seeded-bugs")]
 fn hunt(arguments: &Arguments) -> ExitCode {
     use tidegate_env::bugs::Bug;
-    let all = if arguments.brokers { Bug::OF_BROKERS.to_vec() } else { Bug::ALL.to_vec() };
-    for bug in all {
+    let chosen = |bug: &Bug| arguments.bug.as_ref().is_none_or(|name| format!("{bug:?}") == *name);
+    let (all, run): (Vec<Bug>, fn(Bug, u64) -> Result<(), String>) = if arguments.brokers {
+        (tidegate_sim::BUGS_OF_BROKERS.to_vec(), tidegate_sim::run_brokers_with)
+    } else {
+        (Bug::ALL.into_iter().filter(|bug| !Bug::OF_BROKERS.contains(bug)).collect(), tidegate_sim::run_with)
+    };
+    for bug in all.into_iter().filter(chosen) {
         let mut found = Vec::new();
-        let mut first = String::new();
         for seed in arguments.start..arguments.start.saturating_add(arguments.seeds) {
-            if let Err(failure) = tidegate_sim::run_with(bug, seed) {
-                if found.is_empty() {
-                    first = failure.lines().next().unwrap_or_default().chars().take(160).collect();
-                }
-                found.push(seed);
-                if !arguments.keep_going {
-                    break;
-                }
+            let begun = Instant::now();
+            let Err(failure) = run(bug, seed) else { continue };
+            found.push(seed);
+            println!("  {bug:?}, seed {seed}, {} s:", begun.elapsed().as_secs());
+            failure.lines().take(4).for_each(|line| println!("    {}", line.chars().take(200).collect::<String>()));
+            if !arguments.keep_going {
+                break;
             }
         }
-        println!("{bug:?}: found by {found:?} of {} seeds: {first}", arguments.seeds);
+        println!("{bug:?}: found by {found:?} of {} seeds from {} on", arguments.seeds, arguments.start);
     }
     ExitCode::SUCCESS
 }

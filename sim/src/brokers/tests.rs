@@ -16,3 +16,13 @@ fn a_seed_of_brokers_holds_repeats_and_meets_what_it_should() {
     );
     assert_eq!(run(), first, "seed {SEED} does not repeat");
 }
+
+/// Seeds that found something: a deposed leader that said that the log ends, and a wait elsewhere that asked without end.
+const FOUND: [u64; 1] = [104];
+
+#[test]
+fn seeds_that_found_something_hold() {
+    for seed in FOUND {
+        run_brokers(seed).unwrap_or_else(|failure| panic!("{failure}\nrepeat it: {}", crate::replay_brokers(seed)));
+    }
+}

@@ -66,21 +66,20 @@ pub struct Batches {
 pub struct Progress {
     /// The next offset to be given; `None` until the hub has said where the start is.
     pub position: Option<i64>,
-    /// The high watermark when the hub last mentioned it; -1 before.
+    /// The high watermark when the hub last mentioned it, or the end of what came while it knew none; -1 before.
     pub high_watermark: i64,
     /// Where the partition begins, when the hub last mentioned it; -1 before.
     pub log_start_offset: i64,
 }
 
 impl Progress {
-    /// Takes in what the hub says, -1 for what it does not know.
-    pub(crate) fn told(&mut self, log_start: i64, high_watermark: i64) {
+    /// Takes in what the hub says, -1 for what it does not know because nobody leads the partition: what came is there then, and so is what was told before,
+    /// perhaps by a broker that has more.
+    pub(crate) fn told(&mut self, log_start: i64, high_watermark: i64, next: i64) {
         if log_start >= 0 {
             self.log_start_offset = log_start;
         }
-        if high_watermark >= 0 {
-            self.high_watermark = high_watermark;
-        }
+        self.high_watermark = if high_watermark >= 0 { high_watermark } else { self.high_watermark.max(next) };
     }
 }
 
@@ -253,5 +252,23 @@ impl Consumer {
         if let Some(assigned) = self.assigned.get_mut(&(topic.clone(), partition)) {
             assigned.progress.position = Some(position);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_that_was_seen_while_nobody_led_does_not_fall_while_nobody_leads() {
+        let mut progress = Progress { position: None, high_watermark: -1, log_start_offset: -1 };
+        progress.told(0, 5, 5);
+        progress.told(-1, -1, 9);
+        assert_eq!((progress.log_start_offset, progress.high_watermark), (0, 9));
+        // Another replica that has less, after a seek.
+        progress.told(-1, -1, 7);
+        assert_eq!(progress.high_watermark, 9);
+        progress.told(2, 12, 7);
+        assert_eq!((progress.log_start_offset, progress.high_watermark), (2, 12));
     }
 }

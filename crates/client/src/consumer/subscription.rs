@@ -278,7 +278,7 @@ impl Consumer {
     fn progressed(&mut self, progress: v1::SubscribeProgress, opened: bool) {
         if let Some(assigned) = self.assigned.get_mut(&(Arc::from(progress.topic), progress.partition)) {
             let to = &mut assigned.progress;
-            to.told(progress.log_start_offset, progress.high_watermark);
+            to.told(progress.log_start_offset, progress.high_watermark, progress.next_offset);
             if opened || to.position.is_none_or(|position| position < progress.next_offset) {
                 to.position = Some(progress.next_offset);
             }
@@ -298,24 +298,19 @@ impl Consumer {
             self.broken(failure.into())?;
             return Ok(None);
         }
-        assigned.progress.told(data.log_start_offset, data.high_watermark);
+        assigned.progress.told(data.log_start_offset, data.high_watermark, data.next_offset);
         let from = assigned.progress.position.unwrap_or_default();
         if data.batches.is_empty() {
             assigned.progress.position = Some(from.max(data.next_offset));
             return Ok(None);
         }
-        let high_watermark = match data.high_watermark {
-            // Nobody leads the partition: what came is there, and so is what was told before.
-            ..0 => assigned.progress.high_watermark.max(data.next_offset),
-            told => told,
-        };
         let batches = Batches {
             topic: assigned.topic.clone(),
             partition: assigned.partition,
             bytes: data.batches,
             from,
             next: data.next_offset,
-            high_watermark,
+            high_watermark: assigned.progress.high_watermark,
         };
         decode::verify(&batches)?;
         Ok(Some(batches))

@@ -4,6 +4,7 @@
 //! Where a majority is left, records must go on being acknowledged while the fault lasts; after each round every journal must come to three voters
 //! in sync by itself.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -33,9 +34,17 @@ pub struct BrokersOptions {
     /// How many brokers, 3 to 5.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(3..=5))]
     pub brokers: u32,
-    /// Only this fault.
-    #[arg(long)]
-    pub only: Option<Fault>,
+    /// Only these faults, in this order again and again.
+    #[arg(long, value_delimiter = ',')]
+    pub only: Vec<Fault>,
+}
+
+impl BrokersOptions {
+    /// Three brokers and these faults, one in each round, with the binary under test.
+    pub fn slice(tidegate: PathBuf, faults: &[Fault], budget: u64) -> BrokersOptions {
+        let rounds = u32::try_from(faults.len()).unwrap_or(u32::MAX);
+        BrokersOptions { common: Options::slice(tidegate, rounds, budget), brokers: 3, only: faults.to_vec() }
+    }
 }
 
 /// What is done in a round.
@@ -121,7 +130,7 @@ pub async fn run(options: &BrokersOptions) -> Result<Option<Summary>> {
         } else {
             *Fault::ALL.choose(&mut campaign.run.random).unwrap_or(&Fault::Kill)
         };
-        let fault = options.only.unwrap_or(drawn);
+        let fault = options.only.get(done % options.only.len().max(1)).copied().unwrap_or(drawn);
         if fault == Fault::FullDisk && !own_disks {
             campaign.run.round_done("left out: a full disk", campaign.load.workload.counts());
             continue;

@@ -50,7 +50,7 @@ impl Run {
                 let with_power = random.below(2) == 0;
                 self.crash(victim, with_power);
             }
-            3 => all.iter().for_each(|broker| self.crash(*broker, true)),
+            3 => self.lose_power(&all).await,
             4..=6 => self.revive(),
             7..=10 => self.cut(victim, &all),
             11 | 12 => self.weather(),
@@ -65,6 +65,17 @@ impl Run {
             _ => self.change_members().await?,
         }
         Ok(())
+    }
+
+    /// All lose their power at once; half the times with disks so slow that what was not synced yet is much.
+    async fn lose_power(&mut self, all: &[u32]) {
+        if self.cluster.random.below(2) == 0 {
+            let slow = Latency { sync: Duration::from_millis(250), transfer: Duration::ZERO, stall_one_in: 0 };
+            all.iter().for_each(|broker| self.cluster.on_disk(*broker, false, |disk| disk.set_latency(slow)));
+            self.note("all disks are slow".to_owned());
+            self.cluster.pause(2_000).await;
+        }
+        all.iter().for_each(|broker| self.crash(*broker, true));
     }
 
     fn crash(&mut self, broker: u32, with_power: bool) {

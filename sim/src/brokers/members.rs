@@ -10,6 +10,7 @@ use tidegate_model::BrokerId;
 
 use super::Run;
 use crate::rot::damage_a_file;
+use crate::store::Weather as StoreWeather;
 
 /// The administrator's number on the network.
 const ADMINISTRATOR: u32 = 3_000;
@@ -55,6 +56,9 @@ impl Run {
     /// Waits until all is well, then loses one volume for good. Its broker's number is never used again.
     async fn lose_one(&mut self) -> Result<(), String> {
         self.heal().await?;
+        if self.cluster.random.below(2) == 0 {
+            self.hold_back().await;
+        }
         let victim = self.any_member();
         self.note(format!("broker {victim} loses its volume"));
         self.replace(victim);
@@ -63,6 +67,23 @@ impl Run {
             self.cluster.start(victim, &self.members);
         }
         Ok(())
+    }
+
+    /// The object store goes away, and checkpoints are taken of what is in the log alone: whoever comes in next must not get them for the log.
+    async fn hold_back(&mut self) {
+        self.note("the object store is Down, then checkpoints are taken".to_owned());
+        self.cluster.world.lock().store.set(StoreWeather::Down);
+        self.cluster.pause(3_000).await;
+        for (broker, journal) in self.cluster.replicas() {
+            let taken = tokio::select! {
+                biased;
+                taken = journal.checkpoint() => taken.map(|_| ()).map_err(|error| error.to_string()),
+                () = self.cluster.env.clock.sleep(Duration::from_secs(5)) => Err("it takes too long".to_owned()),
+            };
+            if let Err(problem) = taken {
+                self.note(format!("broker {broker} takes no checkpoint of journal {}: {problem}", journal.id()));
+            }
+        }
     }
 
     fn replace(&mut self, victim: u32) {

@@ -15,12 +15,12 @@ say "reading our record batches by Kafka's own tool"
 bash tests/kafka/dump-log.sh
 say "running the tests"
 cargo test --workspace --profile "$profile"
-say "running simulations with faults: hubs of one broker for 45 seconds, replicated journals for 20, a hub of several brokers"
+say "running simulations with faults: hubs of one broker for 45 seconds, replicated journals for 20, hubs of several brokers for 55"
 cargo run --quiet --package tidegate-sim --profile "$profile" -- --start 100 --seeds 1000 --seconds 45
 cargo run --quiet --package tidegate-sim --profile "$profile" -- --replicas --start 100 --seeds 1000 --seconds 20
-cargo run --quiet --package tidegate-sim --profile "$profile" -- --brokers --seed 4
+cargo run --quiet --package tidegate-sim --profile "$profile" -- --brokers --start 100 --seeds 1000 --seconds 55
 say "running simulations of hubs with bugs on purpose: each must be found"
-cargo test --package tidegate-sim --features seeded-bugs --test bugs --profile "$profile"
+cargo test --package tidegate-sim --features seeded-bugs --test bugs --test bugs_of_brokers --profile "$profile"
 say "linting the Helm chart, and comparing what it renders"
 bash tests/kubernetes/chart.sh
 say "testing on a real Kubernetes of two nodes"

@@ -4,6 +4,7 @@
 
 mod bed;
 mod between;
+mod calls;
 mod faults;
 mod leaders;
 mod matrix;

@@ -4,14 +4,12 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Service};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
-use kube::client::{Body, ClientBuilder};
+use kube::client::ClientBuilder;
 use kube::{Api, Client, Config};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -21,9 +19,9 @@ use tidegate_model::TopicSettings;
 use tidegate_operator::lease::Election;
 use tidegate_operator::settings::Settings;
 use tidegate_operator::{key, release};
-use tower::{Layer, Service as TowerService};
 
 use crate::bed::{Bed, create, eventually, expendable};
+use crate::calls::{Watched, Watcher};
 
 /// Who the operator is in these tests.
 const USER: &str = "tidegate-test-operator";
@@ -42,52 +40,25 @@ struct Record {
     refused: Arc<Mutex<Vec<String>>>,
 }
 
-impl<S> Layer<S> for Record {
-    type Service = Recorded<S>;
+impl Watcher for Record {
+    type Asked = (Option<Right>, String);
 
-    fn layer(&self, inner: S) -> Recorded<S> {
-        Recorded { inner, record: self.clone() }
-    }
-}
-
-#[derive(Clone)]
-struct Recorded<S> {
-    inner: S,
-    record: Record,
-}
-
-impl<S, R> TowerService<http::Request<Body>> for Recorded<S>
-where
-    S: TowerService<http::Request<Body>, Response = http::Response<R>>,
-    S::Future: Send + 'static,
-{
-    type Response = http::Response<R>;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Self::Response, S::Error>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
+    fn asked(&self, method: &http::Method, uri: &http::Uri) -> Option<Self::Asked> {
+        Some((asked(method, uri), format!("{method} {uri}")))
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let asked = asked(request.method(), request.uri());
-        let (record, what) = (self.record.clone(), format!("{} {}", request.method(), request.uri()));
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let answer = answer.await?;
-            if answer.status() == http::StatusCode::FORBIDDEN {
-                record.refused.lock().push(what);
-            }
-            // A server-side apply that finds nothing asks for two rights.
-            if let Some((group, resource, "patch")) =
-                asked.as_ref().map(|(group, resource, verb)| (group, resource, verb.as_str()))
-                && answer.status() == http::StatusCode::CREATED
-            {
-                record.used.lock().insert((group.clone(), resource.clone(), "create".to_owned()));
-            }
-            record.used.lock().extend(asked);
-            Ok(answer)
-        })
+    fn answered(&self, (right, what): Self::Asked, status: http::StatusCode) -> bool {
+        if status == http::StatusCode::FORBIDDEN {
+            self.refused.lock().push(what);
+        }
+        // A server-side apply that finds nothing asks for two rights.
+        if let Some((group, resource, "patch")) = right.as_ref().map(|(group, resource, verb)| (group, resource, verb.as_str()))
+            && status == http::StatusCode::CREATED
+        {
+            self.used.lock().insert((group.clone(), resource.clone(), "create".to_owned()));
+        }
+        self.used.lock().extend(right);
+        true
     }
 }
 
@@ -174,7 +145,7 @@ async fn bind(bed: &Bed, role: &Value, namespace: Option<&str>, user: &str) {
 fn client(config: &Config, user: &str, record: &Record) -> Client {
     let mut config = config.clone();
     config.headers.push(("impersonate-user".parse().unwrap(), user.parse().unwrap()));
-    ClientBuilder::try_from(config).unwrap().with_layer(record).build()
+    ClientBuilder::try_from(config).unwrap().with_layer(&Watched(record.clone())).build()
 }
 
 /// Everything that an operator does at all, as far as it asks the API server for something.

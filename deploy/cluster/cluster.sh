@@ -7,7 +7,7 @@
 #   cluster.sh load ARCHIVE…          puts image archives on all nodes
 #   cluster.sh node-kill NODE         kills every process of a node at once, as a power cut does; its disks stay
 #   cluster.sh node-start NODE        starts it again
-#   cluster.sh api-down               kills the API server and the controllers, and keeps them from coming back until:
+#   cluster.sh api-down               kills the API server, controllers and scheduler, and keeps them from coming back until:
 #   cluster.sh api-up
 #   cluster.sh possible               says what this machine lacks, if anything; fails then
 #   cluster.sh down                   ends everything and deletes the folder
@@ -119,7 +119,7 @@ load() {
 }
 
 # Nodes are started and ended from inside, where their process numbers are known.
-api_down() { enter bash -c ": >'$folder/api-down'; kill -KILL \$(cat '$folder/kube-apiserver.pid' '$folder/kube-controller-manager.pid')"; }
+api_down() { enter bash -c ": >'$folder/api-down'; kill -KILL \$(cat '$folder/kube-apiserver.pid' '$folder/kube-controller-manager.pid' '$folder/kube-scheduler.pid')"; }
 api_up() { rm -f "$folder/api-down"; }
 node_kill() { enter bash -c "kill -KILL \$(cat '$folder/$1/first-process')"; }
 node_start() { enter env CGROUP="$cgroup" NODES="$(find "$folder" -maxdepth 1 -name 'node[0-9]' | wc -l)" bash "$here/node.sh" start "$folder" "$1"; }

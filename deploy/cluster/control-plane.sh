@@ -79,13 +79,13 @@ control_plane() {
 controllers() {
   local kubeconfig="$folder/controller-manager.kubeconfig"
   # Controllers that cannot renew their lease end, and count a node's silence anew when they begin again. There is one here, without a lease: it goes with
-  # the API server, or it would take all nodes for lost when that comes back.
+  # the API server, or it would take all nodes for lost when that comes back. The scheduler goes too: one that lives on looks again only after a minute.
   start kube-controller-manager keep kube-controller-manager --kubeconfig "$kubeconfig" --authentication-kubeconfig "$kubeconfig" \
     --authorization-kubeconfig "$kubeconfig" --leader-elect=false --use-service-account-credentials --root-ca-file "$pki/ca.crt" \
     --service-account-private-key-file "$pki/service-accounts.key" --cluster-signing-cert-file "$pki/ca.crt" --cluster-signing-key-file "$pki/ca.key" \
     --node-monitor-period 1s --node-monitor-grace-period 12s --kube-api-qps 200 --kube-api-burst 400
   kubeconfig="$folder/scheduler.kubeconfig"
-  start kube-scheduler "$bin/kube-scheduler" --kubeconfig "$kubeconfig" --authentication-kubeconfig "$kubeconfig" --authorization-kubeconfig "$kubeconfig" --leader-elect=false
+  start kube-scheduler keep kube-scheduler --kubeconfig "$kubeconfig" --authentication-kubeconfig "$kubeconfig" --authorization-kubeconfig "$kubeconfig" --leader-elect=false
 }
 
 # Cluster DNS, the local volumes' class, and MinIO's service.

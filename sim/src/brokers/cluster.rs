@@ -275,6 +275,20 @@ impl Cluster {
         self.net.journals().into_iter().map(|((broker, _), journal)| (broker, journal)).collect()
     }
 
+    /// What each replica of each journal knows of leaders and has applied, for a report.
+    pub(super) fn describe_replicas(&self) -> Vec<String> {
+        let describe = |(broker, journal): (u32, Journal)| {
+            let (leads, applied) = (*journal.leadership().borrow(), *journal.applied().borrow());
+            format!(
+                "broker {broker} journal {}: leader {:?} in term {}, applied {applied:?}",
+                journal.id(),
+                leads.leader,
+                leads.term
+            )
+        };
+        self.replicas().into_iter().map(describe).collect()
+    }
+
     pub(super) fn note(&self, what: String) {
         self.world.lock().recorder.note(what);
     }

@@ -322,6 +322,8 @@ impl Run {
 
     /// Everything is read through each broker, and again from the object store alone.
     async fn finish(&mut self) -> Result<(), String> {
+        // A broker that was retired in the last moment and has not ended: nobody tells it of topics any more.
+        self.drain_leaving().await;
         self.read_all(Source::Anywhere).await?;
         self.tiered().await?;
         for broker in self.cluster.open_brokers() {

@@ -212,7 +212,9 @@ async fn try_read_fully(cluster: &Cluster, broker: u32, at: TopicPartition, sour
         Ok(marks) if marks.leaderless => Err(Error::Unavailable { problem: format!("{at} has no leader") }),
         marks => marks,
     };
-    let marks = insist(cluster, led).await.map_err(|error| format!("{at}: {error}"))?;
+    let marks = insist(cluster, led)
+        .await
+        .map_err(|error| format!("{at} through broker {broker}: {error}; replicas: {:#?}", cluster.describe_replicas()))?;
     let recorder = cluster.world.lock().recorder.clone();
     let read = recorder.read_begins(at, source, marks.log_start.0);
     let mut next = marks.log_start;

@@ -1,11 +1,13 @@
-//! The client of the API server: counts its calls, and writes nothing once this process no longer leads.
+//! The client of the API server: counts its calls, makes not too many of them, and writes nothing once this process no longer leads.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use kube::client::{Body, ClientBuilder};
 use kube::{Client, Config};
+use tower::limit::RateLimitLayer;
 use tower::{BoxError, Layer, Service};
 
 use crate::lease::Term;
@@ -32,10 +34,11 @@ pub fn build(config: Config, metrics: Arc<Metrics>) -> Result<Client, kube::Erro
     Ok(ClientBuilder::try_from(config)?.with_layer(&Counting { metrics }).build())
 }
 
-/// A leader's client: connects as [`connect`] does, and refuses to write when the term is over.
-pub async fn connect_for(metrics: Arc<Metrics>, term: Term) -> Result<Client, ConnectError> {
-    let config = Config::infer().await?;
-    Ok(ClientBuilder::try_from(config)?.with_layer(&Counting { metrics }).with_layer(&Gate::new(term)).build())
+/// A leader's client: connects as [`connect`] does, makes at most so many calls a second, and refuses to write when the term is over.
+pub async fn connect_for(metrics: Arc<Metrics>, calls_per_second: u32, term: Term) -> Result<Client, ConnectError> {
+    let limit = RateLimitLayer::new(u64::from(calls_per_second.max(1)), Duration::from_secs(1));
+    let builder = ClientBuilder::try_from(Config::infer().await?)?;
+    Ok(builder.with_layer(&Counting { metrics }).with_layer(&limit).with_layer(&Gate::new(term)).build())
 }
 
 /// A write that was not sent.

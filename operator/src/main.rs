@@ -107,7 +107,8 @@ async fn run(mut settings: Settings) -> Result<()> {
     let leading = stop.child_token();
     let keeper = tokio::spawn(election.keep(leading.clone()));
     let key = key::load_or_make(&client, &settings).await.context("cannot read or make the key that signs calls to brokers")?;
-    let acting = client::connect_for(Arc::clone(&health.metrics), term.clone()).await.context("cannot find the API server")?;
+    let acting = client::connect_for(Arc::clone(&health.metrics), settings.api_calls_per_second, term.clone()).await;
+    let acting = acting.context("cannot find the API server")?;
     let parts = Parts {
         client: acting,
         settings: settings.clone(),

@@ -58,6 +58,7 @@ fn operator() -> Settings {
         identity: String::new(),
         measure_seconds: 30,
         status_writes_per_second: 5,
+        api_calls_per_second: 100,
         deletion_patience: None,
     }
 }

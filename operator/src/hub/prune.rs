@@ -64,6 +64,7 @@ mod tests {
             identity: "me".to_owned(),
             measure_seconds: 30,
             status_writes_per_second: 5,
+            api_calls_per_second: 100,
             deletion_patience: None,
         }
     }

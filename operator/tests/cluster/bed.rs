@@ -191,6 +191,7 @@ impl Bed {
             identity: "test".into(),
             measure_seconds: 1,
             status_writes_per_second: 5,
+            api_calls_per_second: 100,
             deletion_patience: self.patience,
         }
     }

@@ -8,6 +8,7 @@ mod calls;
 mod faults;
 mod leaders;
 mod matrix;
+mod observed;
 mod outages;
 mod program;
 mod reports;

@@ -29,6 +29,11 @@ impl Drop for Program {
 impl Program {
     /// Starts one for the namespace of a test; its Lease is there too.
     pub(crate) fn start(bed: &Bed, identity: &str, measure_seconds: u32) -> Program {
+        Program::start_with(bed, identity, measure_seconds, &[])
+    }
+
+    /// Starts one with more arguments.
+    pub(crate) fn start_with(bed: &Bed, identity: &str, measure_seconds: u32, arguments: &[&str]) -> Program {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         // For measurements: another build of the program.
         let program = std::env::var_os("TIDEGATE_OPERATOR_PROGRAM").unwrap_or(env!("CARGO_BIN_EXE_tidegate-operator").into());
@@ -38,6 +43,7 @@ impl Program {
             .args(["--identity", identity, "--measure-seconds", &measure_seconds.to_string()])
             .args(["--status-writes-per-second", "100"])
             .args(["--metrics-listen", &format!("127.0.0.1:{port}")])
+            .args(arguments)
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
@@ -66,14 +72,20 @@ impl Program {
         (line.split_whitespace().nth(1).unwrap().parse().unwrap(), ticks)
     }
 
+    /// What it answers by HTTP, with the status line and headers; nothing before it listens.
+    pub(crate) async fn get(&self, path: &str) -> Option<String> {
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut text).await.unwrap();
+        Some(text)
+    }
+
     /// The sum of the metrics whose lines begin so.
     pub(crate) async fn metric(&self, beginning: &str) -> u64 {
         // Nothing is served yet: nothing was counted.
-        let Ok(mut stream) = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await else { return 0 };
-        let request = b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
-        tokio::io::AsyncWriteExt::write_all(&mut stream, request).await.unwrap();
-        let mut text = String::new();
-        tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut text).await.unwrap();
+        let text = self.get("/metrics").await.unwrap_or_default();
         let values = text.lines().filter(|line| line.starts_with(beginning));
         values.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
     }

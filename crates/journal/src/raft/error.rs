@@ -243,17 +243,18 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// Whether what the replica had stored is gone or damaged, so that it must never take part under its id again: another one has to take its place.
+    /// Whether what the replica had stored is gone, damaged, or no longer part of the journal, so that it must never take part under its id again:
+    /// another one has to take its place.
     pub fn is_loss(&self) -> bool {
         match self {
             StartError::NoCheckpoint { .. }
             | StartError::LogLost { .. }
             | StartError::NothingStored { .. }
+            | StartError::NotAMember { .. }
             | StartError::Damaged { .. } => true,
             StartError::Setting { .. }
             | StartError::CheckpointFolder { .. }
             | StartError::BeyondFile { .. }
-            | StartError::NotAMember { .. }
             | StartError::Raft { .. } => false,
         }
     }

@@ -62,6 +62,15 @@ pub(super) fn leased_term(raft: &Raft<TypeConfig, Machine>, replica: u64, heartb
     (seen.state == ServerState::Leader && (is_alone || is_fresh())).then_some(seen.vote.leader_id.term)
 }
 
+/// What becomes of voters that are not to vote any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Others {
+    /// They go on as learners: at no moment is one of them no member, so each can start again at any time.
+    Learn,
+    /// They are members no more.
+    Leave,
+}
+
 impl Journal {
     /// The members, as far as this replica knows.
     pub fn members(&self) -> Members {
@@ -121,14 +130,14 @@ impl Journal {
         }
     }
 
-    /// Makes exactly `voters` vote; they must be members already. Those who do not vote any more are removed. Safe to repeat: a change that was
-    /// cut off is finished by the next. Durable on return.
+    /// Makes exactly `voters` vote; they must be members already. Those who do not vote any more are learners then, or are removed. Safe to
+    /// repeat: a change that was cut off is finished by the next. Durable on return.
     ///
     /// # Errors
     /// [`MemberError`].
-    pub async fn change_voters(&self, voters: BTreeSet<u64>) -> Result<(), MemberError> {
+    pub async fn change_voters(&self, voters: BTreeSet<u64>, others: Others) -> Result<(), MemberError> {
         self.renewed().await;
-        let changed = self.raft().change_membership(voters, false).await;
+        let changed = self.raft().change_membership(voters, others == Others::Learn).await;
         changed.map(drop).map_err(|error| self.member_error(error))
     }
 

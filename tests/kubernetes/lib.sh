@@ -86,8 +86,8 @@ at_hub() {
   hub=http://$(field "service/$1" .spec.clusterIP -n "${2:-default}"):7171
 }
 # reached TOPIC: waits until the hub's Service leads to the hub: a node's rules learn of a pod that is ready up to a second later, and refuse
-# connections until then.
-reached() { within 30 "the hub to be reached by its Service" client topic describe "$1"; }
+# connections until then. After the API server was away for a minute, kube-proxy asks it again within another.
+reached() { within 90 "the hub to be reached by its Service" client topic describe "$1"; }
 count() {
   reached "$1"
   client consume "$1" | wc -l

@@ -25,7 +25,7 @@ flow_ends() {
 events=0 doubtful=0
 
 step "a hub of one broker"
-helm_in install tidegate charts/tidegate --namespace tidegate-system --create-namespace >/dev/null
+helm_in upgrade --install tidegate charts/tidegate --namespace tidegate-system --create-namespace >/dev/null
 kube create namespace fleet >/dev/null
 fleet create secret generic hub-s3 --from-literal AWS_ACCESS_KEY_ID=tidegate-test --from-literal AWS_SECRET_ACCESS_KEY=tidegate-test >/dev/null
 fleet apply -f - >/dev/null <<YAML

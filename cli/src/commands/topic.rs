@@ -1,10 +1,13 @@
 //! `tidegate topic`: create, alter, delete, undelete, describe, list.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tidegate_crd::quantity::{format_bytes, format_duration_ms};
 use tidegate_proto::v1;
 use tidegate_proto::v1::topic_service_client::TopicServiceClient;
+use tonic::Code;
 use tonic::transport::Channel;
 use uuid::Uuid;
 
@@ -81,6 +84,13 @@ pub(crate) async fn list(client: &mut TopicServiceClient<Channel>, prefix: Strin
 /// Describes one topic with its partitions' numbers.
 pub(crate) async fn describe_topic(client: &mut TopicServiceClient<Channel>, name: &str) -> Result<v1::DescribeTopicResponse> {
     let request = v1::DescribeTopicRequest { name: name.to_owned(), topic_uid: Default::default() };
+    // The partitions of a topic that was just made open one after the other.
+    for pause in [50, 100, 200, 400, 800].map(Duration::from_millis) {
+        match client.describe_topic(request.clone()).await {
+            Err(status) if status.code() == Code::Unavailable => tokio::time::sleep(pause).await,
+            answer => return Ok(answer.map_err(CommandError::from)?.into_inner()),
+        }
+    }
     Ok(client.describe_topic(request).await.map_err(CommandError::from)?.into_inner())
 }
 

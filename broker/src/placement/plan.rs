@@ -103,7 +103,9 @@ impl Planner<'_> {
         }
         // 6. What neither votes nor is wanted goes: first from the journal, then from the catalog.
         let idle = journal.replicas.iter().filter(|replica| !led.voters.contains(&replica.id));
-        let kept = |replica: &Replica| is_wanted(replica) && view.is_good(replica);
+        let kept = |replica: &Replica| {
+            (is_wanted(replica) && view.is_good(replica)) || (id == JournalId::CATALOG && holds_data(view, replica.broker))
+        };
         for replica in idle.filter(|replica| !asked && !kept(replica)).map(|replica| replica.id) {
             self.steps.push(if led.learners.contains(&replica) {
                 Step::RemoveLearner { journal: id, replica }
@@ -307,6 +309,12 @@ impl Planner<'_> {
         let steps: Vec<Step> = empty.map(|(id, _)| Step::Retire { broker: *id }).collect();
         self.steps.extend(steps);
     }
+}
+
+/// Whether a broker has replicas of journals other than the catalog: until they are gone it has to hear what the catalog says of them.
+fn holds_data(view: &FleetView, broker: BrokerId) -> bool {
+    let data = view.journals.iter().filter(|(id, _)| **id != JournalId::CATALOG);
+    data.flat_map(|(_, journal)| &journal.replicas).any(|replica| replica.broker == broker)
 }
 
 /// Two nodes are one where both are known.

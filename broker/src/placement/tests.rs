@@ -76,6 +76,9 @@ impl Model {
                 led.leader = *to;
             }
             Step::RemoveLearner { journal, replica } => {
+                let (broker, journals) = (BrokerId(*replica as u32), self.view.journals.iter());
+                let mut data = journals.filter(|(id, _)| **id != JournalId::CATALOG).flat_map(|(_, journal)| &journal.replicas);
+                assert!(*journal != JournalId::CATALOG || data.all(|other| other.broker != broker), "it hears no more: {step:?}");
                 let led = self.led(*journal);
                 assert!(led.learners.remove(replica), "{step:?}");
                 led.in_sync.remove(replica);
@@ -106,6 +109,9 @@ impl Model {
         let gone: Vec<u64> = led.voters.difference(voters).copied().collect();
         led.in_sync.retain(|replica| !gone.contains(replica));
         led.learners.retain(|replica| !voters.contains(replica));
+        if journal == JournalId::CATALOG {
+            led.learners.extend(gone);
+        }
         led.voters.clone_from(voters);
     }
 

@@ -9,7 +9,7 @@ use tidegate_broker::{RunningBroker, hub::Listing};
 use tidegate_crd::topic::Management;
 use tidegate_model::{TopicSettings, TopicUid};
 
-use crate::bed::{Bed, create, eventually, uid_of};
+use crate::bed::{Bed, create, eventually, said, say, uid_of};
 
 async fn started(name: &str) -> (Bed, RunningBroker) {
     let bed = Bed::new(name).await;
@@ -150,6 +150,39 @@ async fn deleted_here_under_both_policies_and_taken_up_again() {
     let uid = TopicUid(dropped.parse().unwrap());
     broker.hub().undelete_topic(uid, &Caller::Client).await.unwrap();
     assert!(broker.hub().topic("dropped").unwrap().detached);
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_backup_with_older_settings_alters_nothing_and_says_so() {
+    let (bed, broker) = started("backup").await;
+    let operator = bed.operator();
+    bed.topic("clicks", json!({"partitions": 2, "retention": {"duration": "1d"}})).await;
+    let backup = bed.until("clicks", "Serving").await;
+    say(&broker, "clicks", "after the backup").await;
+    bed.topic("clicks", json!({"partitions": 5, "retention": {"duration": "7d"}})).await;
+    let newer = bed.until("clicks", "Serving").await;
+    operator.stop().await;
+    bed.delete("clicks").await;
+    bed.gone("clicks").await;
+    // As tools for backups do: another uid, the old spec, and the old status after it.
+    let mut restored = backup.clone();
+    restored.metadata = kube::api::ObjectMeta { name: Some("clicks".into()), ..Default::default() };
+    bed.topics().create(&kube::api::PostParams::default(), &restored).await.unwrap();
+    let status = Patch::Merge(json!({"status": backup.status}));
+    bed.topics().patch_status("clicks", &PatchParams::default(), &status).await.unwrap();
+    let operator = bed.operator();
+    let entry = || broker.hub().topic("clicks").unwrap();
+    let topics = bed.topics();
+    let drifted = eventually("the difference is told", || async {
+        let conditions = topics.get("clicks").await.unwrap().status?.conditions;
+        conditions.into_iter().find(|condition| condition.type_ == "Drifted" && condition.status == "True")
+    })
+    .await;
+    assert!(drifted.message.contains("retention.duration") && drifted.message.contains("partitions"), "{drifted:?}");
+    assert_eq!(uid_of(&bed.topics().get("clicks").await.unwrap()), uid_of(&newer));
+    assert_eq!((entry().settings.partitions, entry().settings.retention_ms), (5, Some(7 * 86_400_000)));
+    assert_eq!(said(&broker, "clicks"), 1);
     operator.stop().await;
 }
 

@@ -12,7 +12,8 @@ use common::*;
 use tidegate_broker::hub::OpenError;
 use tidegate_broker::identity::IdentityError;
 use tidegate_broker::recover::recover;
-use tidegate_env::{Disk, Entry, Env, File, LockGuard, OpenMode};
+use tidegate_env::Env;
+use tidegate_env::intercepted::{Intercept, InterceptedDisk};
 use tidegate_model::Offset;
 
 fn refusal(opened: Result<tidegate_broker::Hub, OpenError>) -> IdentityError {
@@ -132,47 +133,15 @@ async fn a_hub_is_rebuilt_from_its_bucket_alone_and_says_what_is_lost() {
     }
 }
 
-/// The real disk, on which only so many files can be put into place.
+/// Only so many files can be put into place.
 struct Cut {
-    disk: Arc<dyn Disk>,
     renames_left: AtomicU64,
 }
 
-impl Disk for Cut {
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir_all(path)
-    }
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
-        self.disk.open(path, mode)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+impl Intercept for Cut {
+    fn rename(&self) -> io::Result<()> {
         let left = self.renames_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        left.map_err(|_| io::Error::other("cut off by the test"))?;
-        self.disk.rename(from, to)
-    }
-    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.hard_link(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_file(path)
-    }
-    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_dir_all(path)
-    }
-    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
-        self.disk.list(path)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.sync_dir(path)
-    }
-    fn metadata(&self, path: &Path) -> io::Result<Option<Entry>> {
-        self.disk.metadata(path)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {
-        self.disk.lock(path)
-    }
-    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
-        self.disk.free_bytes(path)
+        left.map(drop).map_err(|_| io::Error::other("cut off by the test"))
     }
 }
 
@@ -192,8 +161,8 @@ async fn a_recovery_that_is_cut_off_at_any_file_is_done_by_the_next_one() {
         let directory = tempfile::tempdir().unwrap();
         copy(&kept.path().join("store"), &directory.path().join("store"));
         let real = Env::real();
-        let cut =
-            Env { disk: Arc::new(Cut { disk: Arc::clone(&real.disk), renames_left: AtomicU64::new(cuts) }), ..real.clone() };
+        let disk = InterceptedDisk { disk: Arc::clone(&real.disk), by: Cut { renames_left: AtomicU64::new(cuts) } };
+        let cut = Env { disk: Arc::new(disk), ..real.clone() };
         let to = settings(directory.path());
         let done = recover(&to, &cut, store(directory.path()).await).await.is_ok();
         if !done {

@@ -30,7 +30,8 @@ pub struct Settings {
     /// Measured numbers are written into the status of at most so many Topics of a hub in a second, 1 to 1000.
     #[arg(long, env = "TIDEGATE_STATUS_WRITES_PER_SECOND", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub status_writes_per_second: u32,
-    /// The leader asks the API server at most so many times in a second, 1 to 10000; more waits. Watches and the Lease do not wait behind it.
+    /// The leader asks the API server at most so many times in a second, 1 to 10000; more waits. A watch counts once, when it begins; the Lease does
+    /// not wait behind the others.
     #[arg(long, env = "TIDEGATE_API_CALLS_PER_SECOND", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub api_calls_per_second: u32,
     /// For tests: how long a deletion waits for its hub.

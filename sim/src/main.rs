@@ -52,7 +52,7 @@ fn hunt(arguments: &Arguments) -> ExitCode {
     use tidegate_env::bugs::Bug;
     let chosen = |bug: &Bug| arguments.bug.as_ref().is_none_or(|name| format!("{bug:?}") == *name);
     let (all, run): (Vec<Bug>, fn(Bug, u64) -> Result<(), String>) = if arguments.brokers {
-        (tidegate_sim::BUGS_OF_BROKERS.to_vec(), tidegate_sim::run_brokers_with)
+        (tidegate_sim::bugs_of_brokers(), tidegate_sim::run_brokers_with)
     } else {
         (Bug::ALL.into_iter().filter(|bug| !Bug::OF_BROKERS.contains(bug)).collect(), tidegate_sim::run_with)
     };

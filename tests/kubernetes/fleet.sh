@@ -1,5 +1,5 @@
 # The parts `fleet` and `scale` of run.sh, which sources this file: a hub of one broker grows to three under load, is rolled, loses a node for good, heals,
-# and shrinks back, on four nodes; `scale` does it without the lost node, on two. It begins and ends without definitions, hubs and operators.
+# and shrinks back, on four nodes; `scale` does it without the lost node, on two. It begins without hubs, and ends without definitions, hubs and operators.
 
 in_fleet=(-n fleet)
 fleet() { kube -n fleet "$@"; }

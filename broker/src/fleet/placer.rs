@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_journal::entry::{BrokerState, Operation, Unit};
-use tidegate_journal::raft::{MemberError, Others};
+use tidegate_journal::raft::{FormerVoters, MemberError};
 use tidegate_journal::state::Replica;
 use tidegate_model::{BrokerId, JournalId};
 use tidegate_proto::internal::v1 as wired;
@@ -195,8 +195,8 @@ impl Inner {
                 What::RemoveLearner(replica) => journal.remove_learner(replica).await,
                 What::Voters(voters) => {
                     // All brokers follow the catalog, whether or not they vote in it.
-                    let others = if journal.id() == JournalId::CATALOG { Others::Learn } else { Others::Leave };
-                    journal.change_voters(voters.replicas.into_iter().collect::<BTreeSet<u64>>(), others).await
+                    let former = if journal.id() == JournalId::CATALOG { FormerVoters::Learn } else { FormerVoters::Leave };
+                    journal.change_voters(voters.replicas.into_iter().collect::<BTreeSet<u64>>(), former).await
                 }
                 What::TransferTo(replica) => journal.transfer_leadership(replica, TRANSFER).await,
             }

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -28,7 +29,7 @@ fn library() -> Option<PathBuf> {
 /// If the file cannot be written.
 pub(super) fn prepare(setup: &mut HubSetup) -> Result<Option<PathBuf>> {
     let Some(library) = library() else {
-        println!("soak: NOT DONE: clock jumps, as libfaketime (of that Debian package) is not installed");
+        println!("soak: NOT DONE: clock jumps, as libfaketime (the Debian package of that name) is not installed");
         return Ok(None);
     };
     let file = setup.folder.join("clock");
@@ -64,24 +65,21 @@ fn set(file: &Path, seconds: i64) -> Result<()> {
 }
 
 /// Leaps, stays there for a while, and comes back; the clock is right in the end.
-pub(super) async fn jump(file: PathBuf, seed: u64, pause: Duration, seen: Arc<Seen>, stop: CancellationToken) {
+///
+/// # Errors
+/// If the clock cannot be set.
+pub(super) async fn jump(file: PathBuf, seed: u64, pause: Duration, seen: Arc<Seen>, stop: CancellationToken) -> Result<()> {
     let mut random = SmallRng::seed_from_u64(seed);
     loop {
         let leap = random.random_range(-LEAP_SECONDS..=LEAP_SECONDS);
         for seconds in [leap, 0] {
-            if let Err(error) = set(&file, seconds) {
-                seen.stalls.lock().push(format!("NO REASON: the clock could not be set: {error:#}"));
-                return;
-            }
+            set(&file, seconds)?;
             tokio::select! {
                 biased;
-                () = stop.cancelled() => {
-                    let _ = set(&file, 0);
-                    return;
-                }
+                () = stop.cancelled() => return set(&file, 0),
                 () = tokio::time::sleep(pause) => {}
             }
         }
-        seen.leaps.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        seen.leaps.fetch_add(1, Ordering::Relaxed);
     }
 }

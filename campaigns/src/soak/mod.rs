@@ -104,13 +104,14 @@ pub async fn run(options: &SoakOptions) -> Result<Summary> {
     let mut tasks = JoinSet::new();
     let watching = tokio::spawn(samples::watch(hub.clone(), soak.start, soak.samples.clone(), stop.clone()));
     spawn_clients(&soak, options, &client, &setup, &stop, &mut tasks);
-    if let Some(clock) = clock {
-        tasks.spawn(clock::jump(clock, run.seed, soak.total / 60, soak.seen.clone(), stop.clone()));
-    }
+    let jumping = clock.map(|clock| tokio::spawn(clock::jump(clock, run.seed, soak.total / 60, soak.seen.clone(), stop.clone())));
     let outcome = phases(soak, &mut load).await;
     stop.cancel();
     let soak = outcome?;
     watching.await?.context("looking at the hub")?;
+    if let Some(jumping) = jumping {
+        jumping.await??;
+    }
     while let Some(ended) = tasks.join_next().await {
         ended?;
     }

@@ -1,18 +1,15 @@
 //! `tidegate topic`: create, alter, delete, undelete, describe, list.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tidegate_crd::quantity::{format_bytes, format_duration_ms};
 use tidegate_proto::v1;
 use tidegate_proto::v1::topic_service_client::TopicServiceClient;
-use tonic::Code;
 use tonic::transport::Channel;
 use uuid::Uuid;
 
-use crate::args::{Bound, Output, TopicArgs, TopicCommand, TopicSettingArgs};
-use crate::context::{CommandError, connect, human_bytes, print};
+use crate::args::{Bound, Connection, Output, TopicArgs, TopicCommand, TopicSettingArgs};
+use crate::context::{CommandError, client as library, client_error, connect, human_bytes, print};
 use crate::output::outln;
 
 const PAGE: u32 = 1000;
@@ -51,7 +48,7 @@ pub(crate) async fn run(args: TopicArgs) -> Result<()> {
             let back = client.undelete_topic(request).await.map_err(CommandError::from)?.into_inner().topic.unwrap_or_default();
             print_topics(output, "restored", &[back]);
         }
-        TopicCommand::Describe { name } => describe(&mut client, output, name).await?,
+        TopicCommand::Describe { name } => describe(&args.connection, name).await?,
         TopicCommand::List { prefix, deleted } => {
             let topics = list(&mut client, prefix, deleted).await?;
             print_topics(output, "", &topics);
@@ -84,18 +81,13 @@ pub(crate) async fn list(client: &mut TopicServiceClient<Channel>, prefix: Strin
 /// Describes one topic with its partitions' numbers.
 pub(crate) async fn describe_topic(client: &mut TopicServiceClient<Channel>, name: &str) -> Result<v1::DescribeTopicResponse> {
     let request = v1::DescribeTopicRequest { name: name.to_owned(), topic_uid: Default::default() };
-    // The partitions of a topic that was just made open one after the other.
-    for pause in [50, 100, 200, 400, 800].map(Duration::from_millis) {
-        match client.describe_topic(request.clone()).await {
-            Err(status) if status.code() == Code::Unavailable => tokio::time::sleep(pause).await,
-            answer => return Ok(answer.map_err(CommandError::from)?.into_inner()),
-        }
-    }
     Ok(client.describe_topic(request).await.map_err(CommandError::from)?.into_inner())
 }
 
-async fn describe(client: &mut TopicServiceClient<Channel>, output: Output, name: String) -> Result<()> {
-    let described = describe_topic(client, &name).await?;
+async fn describe(connection: &Connection, name: String) -> Result<()> {
+    let output = connection.output;
+    // By the library, which asks again: the partitions of a topic that was just made open one after the other.
+    let described = library(connection).await?.admin().describe_topic(name).await.map_err(client_error)?;
     let topic = described.topic.unwrap_or_default();
     let partitions: Vec<Value> = described
         .partitions

@@ -6,6 +6,7 @@
 pub mod bugs;
 pub mod conformance;
 pub mod disk;
+pub mod intercepted;
 pub mod real;
 pub mod sim;
 pub mod watch;

@@ -96,9 +96,6 @@ async fn bring_together(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Action, Erro
         }
     }
     let serves = found.pods.values().any(pods::is_ready) || (found.pods.is_empty() && ctx.network.endpoint(&hub, None).is_some());
-    if serves && status::says_available(&hub) {
-        ctx.serves(&hub).await;
-    }
     link(&ctx, &hub, &found);
     let state = ctx.links.get(&key).map(|link| link.state());
     if let Some(LinkState::Synced { hub_id }) = &state {

@@ -224,12 +224,6 @@ pub fn what_stays(hub: &Hub) -> String {
     format!("the Hub was deleted; {claim} and {store} stay: {again}")
 }
 
-/// Whether the Hub says that clients are served.
-pub fn says_available(hub: &Hub) -> bool {
-    let conditions = hub.status.iter().flat_map(|status| &status.conditions);
-    conditions.into_iter().any(|condition| condition.type_ == "Available" && condition.status == "True")
-}
-
 /// The condition that an installation writes which leaves a hub to another one. Pure.
 pub fn left_alone(ours: &str, holder: &str, hub: &str) -> Wanted {
     let message = format!(

@@ -1,27 +1,20 @@
 //! What the operator tells of itself, how fast it calls, and how it holds its hand.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use serde_json::json;
 
 use crate::bed::{Bed, eventually};
-use crate::program::{Program, broker_at_pod, settle};
+use crate::program::{Process, Program, broker_at_pod, settle};
 
 /// An OpenTelemetry Collector that writes down what arrives; it ends with this.
 struct Collector {
-    child: Child,
+    _process: Process,
     log: PathBuf,
     endpoint: String,
-}
-
-impl Drop for Collector {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Collector {
@@ -49,7 +42,7 @@ impl Collector {
             .spawn()
             .expect("the collector: run `bash deploy/setup.sh tests`");
         eventually("the collector listens", || async { tokio::net::TcpStream::connect(address).await.ok() }).await;
-        Collector { child, log, endpoint: format!("http://{address}") }
+        Collector { _process: Process(child), log, endpoint: format!("http://{address}") }
     }
 }
 

@@ -14,16 +14,19 @@ use tidegate_env::Env;
 use crate::bed::{Bed, eventually};
 
 /// A process; it ends with this.
-pub(crate) struct Program {
-    child: Child,
-    port: u16,
+pub(crate) struct Process(pub(crate) Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// The operator's program.
+pub(crate) struct Program {
+    process: Process,
+    port: u16,
 }
 
 impl Program {
@@ -47,23 +50,23 @@ impl Program {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        Program { child, port }
+        Program { process: Process(child), port }
     }
 
     /// Sends a signal, such as `STOP`.
     pub(crate) fn signal(&self, name: &str) {
-        let told = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        let told = Command::new("kill").args([&format!("-{name}"), &self.process.0.id().to_string()]).status().unwrap();
         assert!(told.success());
     }
 
     /// The code that it ended with, if it has.
     pub(crate) fn ended(&mut self) -> Option<i32> {
-        self.child.try_wait().unwrap().map(|status| status.code().unwrap_or(-1))
+        self.process.0.try_wait().unwrap().map(|status| status.code().unwrap_or(-1))
     }
 
     /// Kilobytes of memory and clock ticks of CPU that the process took.
     pub(crate) fn usage(&self) -> (u64, u64) {
-        let pid = self.child.id();
+        let pid = self.process.0.id();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tidegate_env::{Env, Random};
 use tidegate_journal::entry::{Operation, ProducerLimits, Unit, UnitOutcome};
-use tidegate_journal::raft::{Beginning, Freshness, Others, replica_id};
+use tidegate_journal::raft::{Beginning, FormerVoters, Freshness, replica_id};
 use tidegate_model::{BrokerId, LeaderEpoch, Offset};
 
 use crate::net::Weather;
@@ -198,7 +198,7 @@ impl Run {
             let moved = async {
                 journal.add_learner(newcomer).await.ok()?;
                 journal.caught_up(newcomer, 4).await.ok()?;
-                journal.change_voters(next.clone(), Others::Leave).await.ok()
+                journal.change_voters(next.clone(), FormerVoters::Leave).await.ok()
             };
             let moved = tokio::select! {
                 biased;

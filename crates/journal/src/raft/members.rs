@@ -64,7 +64,7 @@ pub(super) fn leased_term(raft: &Raft<TypeConfig, Machine>, replica: u64, heartb
 
 /// What becomes of voters that are not to vote any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Others {
+pub enum FormerVoters {
     /// They go on as learners: at no moment is one of them no member, so each can start again at any time.
     Learn,
     /// They are members no more.
@@ -135,9 +135,9 @@ impl Journal {
     ///
     /// # Errors
     /// [`MemberError`].
-    pub async fn change_voters(&self, voters: BTreeSet<u64>, others: Others) -> Result<(), MemberError> {
+    pub async fn change_voters(&self, voters: BTreeSet<u64>, former: FormerVoters) -> Result<(), MemberError> {
         self.renewed().await;
-        let changed = self.raft().change_membership(voters, others == Others::Learn).await;
+        let changed = self.raft().change_membership(voters, former == FormerVoters::Learn).await;
         changed.map(drop).map_err(|error| self.member_error(error))
     }
 

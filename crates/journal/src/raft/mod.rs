@@ -36,7 +36,7 @@ pub use checkpoint::{CheckpointInfo, InspectedCheckpoint, inspect_checkpoint, is
 pub use error::{JournalError, MemberError, ReadError, StartError, SubmitError};
 pub use journal::{Journal, JournalParts};
 pub use leadership::Leadership;
-pub use members::{Freshness, Members, Others, Progress};
+pub use members::{FormerVoters, Freshness, Members, Progress};
 pub use peers::{Answer, Lane, Links, Message, PeerError, Peers, broker_of, generation_of, replica_id};
 pub use queue::Ticket;
 pub use read::{PREFIX_BYTES, ServedBatch, TailRead};

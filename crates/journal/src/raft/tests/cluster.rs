@@ -11,6 +11,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tidegate_env::Random;
+use tidegate_env::intercepted::InterceptedDisk;
 use tidegate_env::sim::SimRandom;
 use tidegate_model::{BrokerId, HubId};
 use tokio::runtime::Runtime;
@@ -219,7 +220,7 @@ impl Cluster {
         let settings = JournalSettings { replica: id, ..self.settings.clone() };
         let started = runtime.spawn(async move {
             let mut env = Env::real();
-            env.disk = Arc::new(slow::SlowDisk { disk: env.disk.clone(), sync_ms: sync });
+            env.disk = Arc::new(InterceptedDisk { disk: env.disk.clone(), by: slow::SlowSyncs(sync) });
             let mut log_settings = wal_settings(&path);
             if let Some(budget) = budget {
                 (log_settings.budget_bytes, log_settings.control_reserve_bytes) = (budget, budget / 8);
@@ -331,9 +332,14 @@ impl Drop for Cluster {
 
 /// Looks again and again until `look` gives something.
 pub(super) async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    eventually_told(what, async || look()).await
+}
+
+/// As [`eventually`], where a look takes an answer.
+pub(super) async fn eventually_told<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
-        if let Some(found) = look() {
+        if let Some(found) = look().await {
             return found;
         }
         assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} and never: {what}");

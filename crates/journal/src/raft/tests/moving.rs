@@ -44,16 +44,16 @@ fn a_one_voter_journal_grows_to_three_and_shrinks_to_another_one_while_written_t
             }
             leader.caught_up(id, 8).await.unwrap();
             let voters: BTreeSet<u64> = (1..=id).collect();
-            leader.change_voters(voters.clone(), Others::Leave).await.unwrap();
+            leader.change_voters(voters.clone(), FormerVoters::Leave).await.unwrap();
             let members = leader.members();
             assert_eq!((members.voters, members.changing), (voters, false));
         }
         cluster.converged().await;
         cluster.journal(1).transfer_leadership(3, PATIENCE).await.unwrap();
         cluster.leader().await;
-        cluster.journal(3).change_voters(BTreeSet::from([2, 3]), Others::Learn).await.unwrap();
+        cluster.journal(3).change_voters(BTreeSet::from([2, 3]), FormerVoters::Learn).await.unwrap();
         assert_eq!(cluster.journal(3).members().learners, BTreeSet::from([1]), "who votes no more follows on");
-        cluster.journal(3).change_voters(BTreeSet::from([3]), Others::Leave).await.unwrap();
+        cluster.journal(3).change_voters(BTreeSet::from([3]), FormerVoters::Leave).await.unwrap();
         assert_eq!(cluster.journal(3).members().learners, BTreeSet::from([1]), "2 left, 1 was a learner and stays one");
         for id in [1, 2] {
             cluster.kill(id);
@@ -96,7 +96,7 @@ fn a_learner_far_behind_gets_a_snapshot_that_hides_nothing_and_a_restart_goes_on
         cluster.propose(append(0, "while it was away")).await;
         cluster.start(2, Beginning::Restart).await.unwrap();
         assert_eq!(cluster.values(0).await.len(), 5);
-        cluster.journal(1).change_voters(BTreeSet::from([1, 2]), Others::Leave).await.unwrap();
+        cluster.journal(1).change_voters(BTreeSet::from([1, 2]), FormerVoters::Leave).await.unwrap();
         cluster.journal(1).transfer_leadership(2, PATIENCE).await.unwrap();
         let leader = cluster.leader().await;
         assert_eq!(leader, 2);

@@ -1,57 +1,25 @@
 //! A disk whose syncs take as long as a test says.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidegate_env::{Disk, Entry, File, LockGuard, OpenMode};
+use tidegate_env::File;
+use tidegate_env::intercepted::Intercept;
 
-pub(super) struct SlowDisk {
-    pub(super) disk: Arc<dyn Disk>,
-    pub(super) sync_ms: Arc<AtomicU64>,
-}
+/// How long each sync takes, in milliseconds.
+pub(super) struct SlowSyncs(pub(super) Arc<AtomicU64>);
 
 struct SlowFile {
     file: Arc<dyn File>,
     sync_ms: Arc<AtomicU64>,
 }
 
-impl Disk for SlowDisk {
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir_all(path)
-    }
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(SlowFile { file: self.disk.open(path, mode)?, sync_ms: self.sync_ms.clone() }))
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.hard_link(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_file(path)
-    }
-    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_dir_all(path)
-    }
-    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
-        self.disk.list(path)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.sync_dir(path)
-    }
-    fn metadata(&self, path: &Path) -> io::Result<Option<Entry>> {
-        self.disk.metadata(path)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {
-        self.disk.lock(path)
-    }
-    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
-        self.disk.free_bytes(path)
+impl Intercept for SlowSyncs {
+    fn opened(&self, file: Arc<dyn File>) -> Arc<dyn File> {
+        Arc::new(SlowFile { file, sync_ms: self.0.clone() })
     }
 }
 

@@ -1,5 +1,5 @@
-//! A partition with more ranges in the tier than the state keeps: they move to manifest objects and are read, found by time, dropped and recovered
-//! from there. In a simulation, so that more than a thousand uploads take seconds.
+//! The tier of a hub in a simulation, so that more than a thousand uploads take seconds. A partition with more ranges in it than the state keeps:
+//! they move to manifest objects and are read, found by time, dropped and recovered from there. Objects that nobody needs go whatever the clock does.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test")]
 
 mod common;
@@ -132,4 +132,36 @@ fn more_than_a_thousand_ranges_of_a_partition_are_folded_read_trimmed_and_recove
 fn objects(env: &Env, folder: &Path) -> usize {
     let entries = env.disk.list(folder).unwrap();
     entries.iter().map(|entry| if entry.is_dir { objects(env, &folder.join(&entry.name)) } else { 1 }).sum()
+}
+
+#[test]
+fn objects_go_after_their_grace_even_when_the_wall_clock_was_a_day_ahead_meanwhile() {
+    const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+    let seed = 20_261;
+    println!("seed {seed}");
+    let mut simulation = Simulation::new(seed);
+    simulation.patience = Duration::from_secs(3_600);
+    let ended = simulation.live(|env, handle| async move {
+        let mut graceful = of_life("/hub/data");
+        graceful.object_grace_ms = 2_000;
+        let grace = Duration::from_millis(graceful.object_grace_ms);
+        let hub = Hub::open(graceful, &Limits::default(), &env, the_store(&env).await).await.unwrap();
+        let newest_only =
+            TopicSettings { seal_bytes: Some(1), retention_bytes_per_partition: Some(1), ..TopicSettings::default() };
+        hub.create_topic(new_topic("events", newest_only), &Caller::Client).await.unwrap();
+        let at = PartitionRef::new("events", 0);
+        for (number, leap) in [0, DAY_MS, 0, 0, -DAY_MS, 0, 0, 0].into_iter().enumerate() {
+            handle.clock.jump_wall_clock(leap);
+            append(&hub, "events", 0, batch(&["value"], &[1])).await.unwrap();
+            let end = Offset(number as i64 + 1);
+            holds(&env, "the record is tiered", || hub.marks_of(&at).unwrap().tiered_end == end).await;
+        }
+        holds(&env, "all but the newest are dropped", || hub.marks_of(&at).unwrap().log_start >= Offset(6)).await;
+        let begun = env.clock.monotonic();
+        holds(&env, "their objects are forgotten", || hub.tier_objects() <= 2).await;
+        let took = env.clock.monotonic() - begun;
+        assert!(took < Duration::from_secs(60), "a minute is long for a grace of {grace:?}: {took:?}");
+        close(hub).await;
+    });
+    output(ended, &simulation);
 }

@@ -3,7 +3,7 @@
 //! A checkpoint object is intended like any other, and stays so while it is one of the newest two; older ones are abandoned, and deleted
 //! as condemned objects are.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,8 +29,17 @@ pub(super) struct Progress {
     seen: u64,
     /// What the state said in the last one; see `State::content_hash`.
     content: Option<u64>,
-    /// Keys that were condemned in its state already, so that it does not need their objects.
-    pub(super) condemned: BTreeSet<ObjectKey>,
+    /// Keys that were condemned in its state already, so that it does not need their objects; since when that is so, by the monotonic clock.
+    pub(super) condemned: BTreeMap<ObjectKey, Duration>,
+}
+
+impl Progress {
+    /// A checkpoint was uploaded.
+    fn stored(&mut self, uploaded: Uploaded, now: Duration) {
+        let since = |key: &ObjectKey| self.condemned.get(key).copied().unwrap_or(now);
+        let condemned = uploaded.condemned.into_iter().map(|key| (Arc::clone(&key), since(&key))).collect();
+        *self = Progress { last: Some(now), seen: uploaded.index, content: Some(uploaded.content), condemned };
+    }
 }
 
 impl Tierer {
@@ -56,8 +65,7 @@ impl Tierer {
             }
         }
         let uploaded = upload(&self.hub, &self.journal()?, self.id).await?;
-        *self.checkpoints.lock() =
-            Progress { last: Some(now), seen: uploaded.index, content: Some(uploaded.content), condemned: uploaded.condemned };
+        self.checkpoints.lock().stored(uploaded, now);
         self.abandon_old_checkpoints().await
     }
 

@@ -1,6 +1,8 @@
 //! Freeing: the log's copies of what is tiered, intended keys that came to nothing, condemned objects.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidegate_env::bugs::{self, Bug};
 use tidegate_journal::entry::{ObjectKey, Operation};
@@ -42,21 +44,23 @@ impl Tierer {
         Ok(())
     }
 
-    /// Deletes condemned objects after their grace, once a checkpoint in the store no longer refers to them: `recover` from the newest
-    /// checkpoint must find every object that it names.
+    /// Deletes condemned objects once a checkpoint in the store has not referred to them for their grace: `recover` from the newest checkpoint
+    /// must find every object that it names. The monotonic clock says how long that is: the wall clock may have leapt, and what was condemned
+    /// under tomorrow's date would stay until then.
     pub(super) async fn delete_condemned(&self) -> Result<(), TierError> {
         if bugs::on(Bug::DeleteByListing) {
             self.delete_unknown().await?;
         }
-        let grace = i64::try_from(self.hub.settings.object_grace_ms).unwrap_or(i64::MAX);
-        let before = self.now().0.saturating_sub(grace);
-        let covered = self.checkpoints.lock().condemned.clone();
-        if covered.is_empty() {
-            return Ok(());
-        }
-        let condemned: Vec<ObjectKey> = self.journal()?.read_state(|state| {
-            let due = state.objects().condemned().filter(|(key, since)| since.0 <= before && covered.contains(*key));
+        let grace = Duration::from_millis(self.hub.settings.object_grace_ms);
+        let now = self.hub.env.clock.monotonic();
+        let due: BTreeSet<ObjectKey> = {
+            let progress = self.checkpoints.lock();
+            let due = progress.condemned.iter().filter(|(_, since)| now.saturating_sub(**since) >= grace);
             due.map(|(key, _)| Arc::clone(key)).take(FORGET).collect()
+        };
+        let condemned: Vec<ObjectKey> = self.journal()?.read_state(|state| {
+            let condemned = state.objects().condemned().map(|(key, _)| key);
+            condemned.filter(|key| due.contains(*key)).map(Arc::clone).collect()
         });
         for key in &condemned {
             self.hub.store.delete(key).await?;
@@ -65,6 +69,7 @@ impl Tierer {
         if !condemned.is_empty() {
             self.propose(Operation::Forget { keys: condemned }).await?;
         }
+        self.checkpoints.lock().condemned.retain(|key, _| !due.contains(key));
         Ok(())
     }
 

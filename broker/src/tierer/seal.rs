@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tidegate_journal::state::{PartitionState, State};
-use tidegate_model::{Offset, TimestampMs, TopicPartition, TopicUid};
+use tidegate_model::{Offset, TimestampMs, TopicPartition, TopicSettings, TopicUid};
 use tidegate_wal::Pressure;
 
 use super::{TierError, Tierer};
@@ -18,6 +18,16 @@ pub(super) struct Take {
     pub(super) from: Offset,
     pub(super) to: Offset,
     pub(super) bytes: u64,
+    pub(super) kept: Kept,
+}
+
+/// How long records are kept, roughly: the power of two below the retention in milliseconds, and whether bytes end it earlier. An object is deleted
+/// when the last of its records may go, so records that go at different times do not share one: a topic of little data that keeps it for ever
+/// would keep all that lies beside it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Kept {
+    ms_log2: Option<u32>,
+    by_bytes: bool,
 }
 
 /// What becomes one object.
@@ -38,11 +48,12 @@ struct Moment {
     pressed: bool,
 }
 
-/// Bytes and age from which on a topic's partitions are sealed.
+/// Bytes and age from which on a topic's partitions are sealed, and how long they are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Threshold {
     bytes: u64,
     age_ms: u64,
+    kept: Kept,
 }
 
 impl Tierer {
@@ -89,7 +100,7 @@ fn due(state: &State, view: &View, tier: &TierSettings, moment: Moment, waiting:
         if !pressed && partition.untiered_bytes() < threshold.bytes && age < threshold.age_ms {
             continue;
         }
-        stretches(at, partition, tier.object_bytes, &mut takes);
+        takes.extend(stretch(at, partition, tier.object_bytes, threshold.kept));
     }
     takes
 }
@@ -99,14 +110,20 @@ fn threshold(view: &View, topic: TopicUid, tier: &TierSettings) -> Threshold {
     Threshold {
         bytes: settings.and_then(|settings| settings.seal_bytes).unwrap_or(tier.seal_bytes),
         age_ms: settings.and_then(|settings| settings.seal_age_ms).unwrap_or(tier.seal_age_ms),
+        kept: settings.map(kept).unwrap_or_default(),
     }
 }
 
-/// One partition's data that is not tiered, in stretches of at most `most` bytes. Only the first round of them is taken: the tiered end
-/// must have moved before the next can follow.
-fn stretches(at: TopicPartition, partition: &PartitionState, most: u64, takes: &mut Vec<Take>) {
+fn kept(settings: &TopicSettings) -> Kept {
+    let ms = settings.retention_ms.and_then(|ms| u64::try_from(ms).ok());
+    Kept { ms_log2: ms.and_then(u64::checked_ilog2), by_bytes: settings.retention_bytes_per_partition.is_some() }
+}
+
+/// The first of a partition's data that is not tiered, at most `most` bytes unless one batch is larger. The tiered end must have moved before
+/// the next can follow.
+fn stretch(at: TopicPartition, partition: &PartitionState, most: u64, kept: Kept) -> Option<Take> {
     let from = partition.tiered_end().max(partition.log_start());
-    let mut take = Take { at, from, to: from, bytes: 0 };
+    let mut take = Take { at, from, to: from, bytes: 0, kept };
     for item in partition.tail().untiered() {
         if take.bytes > 0 && take.bytes + u64::from(item.bytes) > most {
             break;
@@ -114,31 +131,27 @@ fn stretches(at: TopicPartition, partition: &PartitionState, most: u64, takes: &
         take.to = item.end;
         take.bytes += u64::from(item.bytes);
     }
-    if take.to > take.from {
-        takes.push(take);
-    }
+    (take.to > take.from).then_some(take)
 }
 
-/// Puts stretches together into objects: large ones alone, small ones together.
+/// Puts stretches together into objects: large ones alone, small ones together with those that are kept as long.
 fn pack(takes: Vec<Take>, object_bytes: u64) -> Vec<Plan> {
     let mut plans = Vec::new();
-    let mut shared: Vec<Take> = Vec::new();
-    let mut shared_bytes = 0;
+    let mut shared = BTreeMap::<Kept, (u64, Vec<Take>)>::new();
     for take in takes {
         if take.bytes >= object_bytes / 2 {
             plans.push(Plan { takes: vec![take] });
             continue;
         }
-        if shared_bytes + take.bytes > object_bytes && !shared.is_empty() {
-            plans.push(Plan { takes: std::mem::take(&mut shared) });
-            shared_bytes = 0;
+        let (bytes, together) = shared.entry(take.kept).or_default();
+        if *bytes + take.bytes > object_bytes && !together.is_empty() {
+            plans.push(Plan { takes: std::mem::take(together) });
+            *bytes = 0;
         }
-        shared_bytes += take.bytes;
-        shared.push(take);
+        *bytes += take.bytes;
+        together.push(take);
     }
-    if !shared.is_empty() {
-        plans.push(Plan { takes: shared });
-    }
+    plans.extend(shared.into_values().filter(|(_, takes)| !takes.is_empty()).map(|(_, takes)| Plan { takes }));
     for plan in &mut plans {
         // A topic's partitions side by side: readers of one topic find its bytes together.
         plan.takes.sort_by_key(|take| take.at);
@@ -153,16 +166,34 @@ mod tests {
 
     use super::*;
 
-    fn take(partition: i32, bytes: u64) -> Take {
+    const FOR_EVER: Kept = Kept { ms_log2: None, by_bytes: false };
+
+    fn take(partition: i32, bytes: u64, kept: Kept) -> Take {
         let at = TopicPartition { topic: TopicUid(Uuid::nil()), partition: PartitionId(partition) };
-        Take { at, from: Offset(0), to: Offset(1), bytes }
+        Take { at, from: Offset(0), to: Offset(1), bytes, kept }
+    }
+
+    fn partitions(plans: &[Plan]) -> Vec<Vec<i32>> {
+        plans.iter().map(|plan| plan.takes.iter().map(|take| take.at.partition.0).collect()).collect()
     }
 
     #[test]
     fn large_stretches_get_their_own_object_and_small_ones_share() {
-        let plans = pack(vec![take(0, 100), take(1, 10), take(2, 30), take(3, 45), take(4, 20)], 100);
-        let sizes: Vec<Vec<i32>> = plans.iter().map(|plan| plan.takes.iter().map(|take| take.at.partition.0).collect()).collect();
-        assert_eq!(sizes, [vec![0], vec![1, 2, 3], vec![4]]);
+        let takes = [(0, 100), (1, 10), (2, 30), (3, 45), (4, 20)];
+        let plans = pack(takes.map(|(partition, bytes)| take(partition, bytes, FOR_EVER)).to_vec(), 100);
+        assert_eq!(partitions(&plans), [vec![0], vec![1, 2, 3], vec![4]]);
         assert!(plans.iter().all(|plan| plan.takes.len() == 1 || plan.takes.iter().map(|take| take.bytes).sum::<u64>() <= 100));
+    }
+
+    #[test]
+    fn records_that_are_kept_differently_long_do_not_share_an_object() {
+        let kept = |ms: i64, bytes| {
+            kept(&TopicSettings { retention_ms: Some(ms), retention_bytes_per_partition: bytes, ..Default::default() })
+        };
+        let (hour, week, by_bytes) = (kept(3_600_000, None), kept(604_800_000, None), kept(604_800_000, Some(1)));
+        let takes =
+            vec![take(0, 10, FOR_EVER), take(1, 10, hour), take(2, 10, week), take(3, 10, FOR_EVER), take(4, 10, by_bytes)];
+        assert_eq!(partitions(&pack(takes, 100)), [vec![0, 3], vec![1], vec![2], vec![4]]);
+        assert_eq!(hour, kept(3_700_000, None), "an hour, or a little more, is much the same");
     }
 }

@@ -3,18 +3,19 @@
 
 mod common;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
 use common::network::*;
 use common::*;
-use tidegate_broker::hub::{Append, GroupOffset, PartitionRef};
+use tidegate_broker::hub::{Append, Caller, GroupOffset, Hub, PartitionRef};
 use tidegate_broker::settings::HubSettings;
 use tidegate_env::Env;
 use tidegate_journal::entry::BrokerState;
 use tidegate_journal::raft::Links;
 use tidegate_journal::{Journal, JournalParts, TailCache};
-use tidegate_model::{BrokerId, JournalId, Offset, PartitionId, TimestampMs};
+use tidegate_model::{BrokerId, JournalId, Offset, PartitionId, TimestampMs, TopicSettings};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_broker_grows_to_three_under_load_loses_one_and_shrinks_back() {
@@ -287,5 +288,69 @@ async fn brokers_restart_one_after_the_other_and_nothing_is_lost() {
             assert!((1..=3).all(|broker| read.contains(&format!("while {broker} was away"))), "{read:?}");
         }
     }
+    cluster.stop_all(hubs).await;
+}
+
+/// Brokers 1 and 2 with one replica of each journal; each of them leads something. The last: a data journal that only broker 2 has.
+async fn two() -> (Cluster, BTreeMap<u32, Hub>, JournalId) {
+    let cluster = Cluster::new();
+    let hubs = BTreeMap::from([(1, cluster.start(1).await), (2, cluster.start(2).await)]);
+    cluster.whole(1, &[1, 2]).await;
+    let status = cluster.status().unwrap();
+    let theirs = status.journals.iter().skip(1).find(|journal| journal.leader == Some(BrokerId(2)));
+    let theirs = theirs.expect("the second leads a data journal").journal;
+    assert_eq!(status.journals[0].leader, Some(BrokerId(1)), "the catalog stays where it began");
+    (cluster, hubs, theirs)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_is_made_and_grows_while_a_journal_has_no_leader() {
+    let (cluster, mut hubs, away) = two().await;
+    let grouped = |name: &str| {
+        let settings = TopicSettings { partitions: 4, placement_group: Some("pair".to_owned()), ..TopicSettings::default() };
+        new_topic(name, settings)
+    };
+    hubs[&1].create_topic(grouped("left"), &Caller::Client).await.unwrap();
+    cluster.stop(hubs.remove(&2).unwrap()).await;
+    let first = hubs[&1].clone();
+    let silence = || first.cluster_status().brokers[1].silent.is_some_and(|silent| silent > Duration::from_secs(2));
+    until("the second is missed", async || silence()).await;
+
+    let homes = async |uid| -> BTreeSet<JournalId> {
+        first.all_partition_numbers(uid).await.unwrap().iter().map(|partition| partition.journal).collect()
+    };
+    let made = create(&first, "made", 4).await;
+    let settings = TopicSettings { partitions: 6, ..made.settings.clone() };
+    let grown = first.alter_topic(made.uid, None, settings, &Caller::Client).await.unwrap();
+    assert_eq!(grown.settings.partitions, 6);
+    assert!(!homes(made.uid).await.contains(&away), "all of it can be used");
+    for partition in 0..6 {
+        assert_eq!(say(&first, "made", partition, "at once").await, Offset(0));
+    }
+
+    // One whose partitions must lie where the journal is away is made too, and can be used when it is back.
+    let right = first.create_topic(grouped("right"), &Caller::Client).await.unwrap();
+    assert_eq!(right.settings.partitions, 4);
+    hubs.insert(2, cluster.start(2).await);
+    for partition in 0..4 {
+        assert_eq!(insist(&first, "right", partition, "later").await, Offset(0));
+    }
+    assert!(homes(right.uid).await.contains(&away), "the group's places did not change");
+    cluster.stop_all(hubs).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retired_broker_that_is_started_again_says_so_and_ends() {
+    let (cluster, mut hubs, _) = two().await;
+    hubs[&1].set_broker_state(BrokerId(2), BrokerState::Draining).await.unwrap();
+    until("it is retired", async || cluster.status().is_some_and(|status| status.brokers[1].entry.state == BrokerState::Retired))
+        .await;
+    cluster.stop(hubs.remove(&2).unwrap()).await;
+    let again = cluster.start(2).await;
+    let reason = tokio::time::timeout(Duration::from_secs(30), again.failed()).await.expect("it does not wait for ever");
+    assert!(reason.contains("broker 2 was retired by its hub") && reason.contains("hub.broker_id"), "{reason}");
+    cluster.stop(again).await;
+    create(&hubs[&1], "events", 1).await;
+    insist(&hubs[&1], "events", 0, "goes on").await;
     cluster.stop_all(hubs).await;
 }

@@ -255,6 +255,15 @@ impl Error {
         Error::Unavailable { problem: problem.to_string() }
     }
 
+    /// Whether it is of the moment: the same may succeed later without anybody's doing.
+    pub(crate) fn passes(&self) -> bool {
+        match self {
+            Error::NotLeader { .. } | Error::Unavailable { .. } | Error::Throttled { .. } | Error::StorageFull { .. } => true,
+            Error::Told(failure) => failure.is_retryable(),
+            _ => false,
+        }
+    }
+
     /// A short name for metrics.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -12,6 +12,7 @@ mod homes;
 mod hosted;
 mod offsets;
 mod open;
+mod placing;
 mod producers;
 mod remote;
 mod routes;

@@ -51,7 +51,8 @@ pub enum TopicChanges {
 }
 
 impl Hub {
-    /// Makes a topic, durably; it can be used when this returns.
+    /// Makes a topic, durably; it can be used when this returns, but for partitions whose journal lost its leader meanwhile: those are opened as soon
+    /// as there is one again, and until then they refuse with an error that says to try again.
     pub async fn create_topic(&self, new: NewTopic, caller: &Caller) -> Result<TopicDescription, Error> {
         self.check_new_topic(&new)?;
         let uid = if bugs::on(Bug::ReuseTopicUid) {
@@ -59,11 +60,12 @@ impl Hub {
         } else {
             TopicUid(self.inner.env.random.uuid())
         };
+        let journals = self.inner.laid_on(new.settings.placement_group.as_deref(), new.settings.partitions);
         let operation = Operation::CreateTopic {
             uid,
             name: new.name,
             config: config(&new.settings)?,
-            journals: Vec::new(),
+            journals,
             bound: new.bound,
             management: new.management,
         };
@@ -129,8 +131,10 @@ impl Hub {
         may_change(&topic, caller)?;
         self.check_change(&topic.settings, &settings)?;
         self.check_partition_total(settings.partitions.saturating_sub(topic.journals.len() as u32))?;
+        let added = settings.partitions.saturating_sub(topic.journals.len() as u32);
+        let journals = self.inner.laid_on(settings.placement_group.as_deref(), added);
         let config = config(&settings)?;
-        let operation = Operation::AlterTopic { uid, expected_revision, config, journals: Vec::new() };
+        let operation = Operation::AlterTopic { uid, expected_revision, config, journals };
         let outcome = self.change_catalog(operation, caller).await?;
         self.settled(outcome).await
     }
@@ -288,7 +292,13 @@ impl Hub {
         let Outcome::Topic { uid, .. } = outcome else {
             return Err(Error::internal(format!("a change of a topic came to {outcome:?}")));
         };
-        self.open_partitions(Some(uid)).await?;
+        match self.open_partitions(Some(uid)).await {
+            // The change is committed, and whoever leads the journal next opens what is missing: an error would only have it tried again in vain.
+            Err(error) if error.passes() => {
+                tracing::warn!(topic = %uid, %error, "some partitions of a topic are opened as soon as their journal has a leader");
+            }
+            other => other?,
+        }
         self.topic_described(uid)
     }
 
@@ -298,7 +308,7 @@ impl Hub {
             let topics = state.catalog().topics().filter(|topic| only.is_none_or(|uid| topic.uid == uid));
             topics.flat_map(|topic| topic.current_homes().map(move |(number, home)| (topic.uid, number, *home))).collect()
         });
-        let mut waiting = Vec::new();
+        let (mut waiting, mut refused) = (Vec::new(), Ok(()));
         for (topic, number, home) in homes {
             let at = tidegate_model::TopicPartition { topic, partition: number };
             // What is held elsewhere is opened again: that changes nothing.
@@ -318,13 +328,18 @@ impl Hub {
                     first_epoch: tidegate_model::LeaderEpoch(0),
                     limits: ProducerLimits::default(),
                 };
-                waiting.push(self.submit_unit(home.journal, Unit::of(operation)).await?);
+                waiting.push(self.submit_unit(home.journal, Unit::of(operation)).await);
             }
         }
+        // One that cannot be opened now keeps no other from it.
         for ticket in waiting {
-            super::applied(ticket.await)?;
+            let opened = match ticket {
+                Ok(ticket) => super::applied(ticket.await).map(|_| ()),
+                Err(error) => Err(error),
+            };
+            refused = refused.and(opened);
         }
-        Ok(())
+        refused
     }
 }
 

@@ -220,6 +220,12 @@ impl Detector {
         }
     }
 
+    /// Whether a broker was heard within a lease.
+    pub(super) fn hears(&self, broker: BrokerId, now: Duration) -> bool {
+        let state = self.inner.state.lock();
+        state.peers.get(&broker).is_some_and(|peer| is_fresh(peer.heard, now, state.lease))
+    }
+
     /// Brokers with voters of a journal that are not heard.
     pub(super) fn silent(&self, id: JournalId, now: Duration) -> Vec<BrokerId> {
         let state = self.inner.state.lock();

@@ -335,6 +335,11 @@ impl Journal {
         self.links().silent_voters(self.id(), self.env())
     }
 
+    /// Whether another broker was heard within a lease; this one always is.
+    pub fn hears(&self, broker: tidegate_model::BrokerId) -> bool {
+        broker == super::peers::broker_of(self.replica()) || self.links().detector.hears(broker, self.env().clock.monotonic())
+    }
+
     /// How often an entry was refused by Raft, because there was no lease or no leader yet, and was proposed again.
     pub fn proposed_again(&self) -> u64 {
         self.inner.again.load(Ordering::Relaxed)

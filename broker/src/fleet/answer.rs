@@ -76,6 +76,7 @@ impl Inner {
             Ask::Positions(ask) => Hub { inner: Arc::clone(self) }.serve_positions(&ask.group).await.map(Told::Positions),
             Ask::Groups(ask) => Hub::of(self).serve_groups(&ask).map(Told::Groups),
             Ask::Numbers(ask) => Hub::of(self).serve_numbers(&ask).map(Told::Numbers),
+            Ask::Standing(ask) => Ok(Told::Standing(self.standing(&ask))),
             Ask::Read(read) => Hub { inner: Arc::clone(self) }.serve_read(read).await.map(Told::Read),
         }
     }

@@ -19,6 +19,7 @@ use tidegate_wal::{JournalLog, Wal};
 use super::holdings::Holdings;
 use super::placer::Placer;
 use super::reports::{Meter, report};
+use super::standing::Place;
 use super::{PEER, Transport};
 use crate::hub::{Hub, Inner, OpenError, journal_settings, submit_error};
 use crate::settings::HubSettings;
@@ -242,16 +243,16 @@ impl Inner {
         }
     }
 
-    /// Tells the catalog's leader how it is here.
-    async fn tell(self: &Arc<Self>, meter: &mut Meter) {
+    /// Tells the catalog's leader how it is here. Whether that leader took it.
+    async fn tell(self: &Arc<Self>, meter: &mut Meter) -> bool {
         let told = report(self, meter);
         let own = told.led.iter().map(|led| (JournalId(led.journal), led.term, self.broker));
         self.reports.learn(own.collect::<Vec<_>>());
         let heard = match self.leader_of(JournalId::CATALOG) {
-            None => return,
+            None => return false,
             Some(leader) if leader == self.broker => self.hear(told),
             Some(leader) => {
-                let Some(address) = self.address(leader, PEER) else { return };
+                let Some(address) = self.address(leader, PEER) else { return false };
                 match self.ask(&address, Ask::Report(told), REPORT_DEADLINE).await {
                     Ok(Ok(Told::Heard(heard))) => Ok(heard),
                     Ok(Ok(other)) => Err(crate::hub::Error::internal(format!("a report was answered by {other:?}"))),
@@ -265,8 +266,12 @@ impl Inner {
                 let leaders =
                     heard.leaders.iter().map(|leader| (JournalId(leader.journal), leader.term, BrokerId(leader.broker)));
                 self.reports.learn(leaders.collect::<Vec<_>>());
+                true
             }
-            Err(error) => tracing::debug!(%error, "the catalog's leader took no report"),
+            Err(error) => {
+                tracing::debug!(%error, "the catalog's leader took no report");
+                false
+            }
         }
     }
 }
@@ -275,7 +280,7 @@ impl Inner {
 pub(crate) async fn keep(hub: Hub) {
     let inner = Arc::clone(&hub.inner);
     let mut changes = inner.catalog.catalog_changes();
-    let mut meter = Meter::default();
+    let (mut meter, mut place) = (Meter::default(), Place::default());
     changes.mark_changed();
     loop {
         let beat = Duration::from_millis(REPORT_MS / 2 + inner.env.random.below(REPORT_MS));
@@ -292,7 +297,8 @@ pub(crate) async fn keep(hub: Hub) {
             biased;
             () = inner.stopping.cancelled() => return,
             () = async {
-                inner.tell(&mut meter).await;
+                let was_heard = inner.tell(&mut meter).await;
+                place.learn(&inner, was_heard).await;
                 inner.announce().await;
                 if let Err(error) = hub.open_partitions(None).await {
                     tracing::debug!(%error, "partitions could not be opened yet");

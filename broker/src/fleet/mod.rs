@@ -13,6 +13,7 @@ mod mover;
 mod neighbours;
 mod placer;
 mod reports;
+mod standing;
 mod wire;
 
 use std::sync::Arc;

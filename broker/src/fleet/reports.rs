@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidegate_journal::Journal;
+use tidegate_journal::entry::{BrokerState, Refusal};
 use tidegate_journal::raft::broker_of;
 use tidegate_model::{BrokerId, JournalId};
 use tidegate_proto::internal::v1 as wired;
 
 use super::wire;
-use crate::hub::{Error, Inner};
+use crate::hub::{Error, Inner, refused};
 
 /// A member that lacks at most so many entries counts as in sync.
 const NEAR_ENTRIES: u64 = 64;
@@ -171,8 +172,12 @@ impl Inner {
         }
         let incarnation = wire::uuid_in("incarnation", &report.incarnation)?;
         let broker = BrokerId(report.broker);
-        let known = self.catalog.read_state(|state| state.catalog().fleet().broker(broker).map(|known| known.incarnation));
-        if known != Some(incarnation) {
+        let known =
+            self.catalog.read_state(|state| state.catalog().fleet().broker(broker).map(|known| (known.incarnation, known.state)));
+        if known == Some((incarnation, BrokerState::Retired)) {
+            return Err(refused(Refusal::BrokerRetired { broker }));
+        }
+        if known.map(|(incarnation, _)| incarnation) != Some(incarnation) {
             return Err(Error::invalid(
                 "incarnation",
                 format!("{incarnation} is not that of broker {broker}: its volume was replaced"),

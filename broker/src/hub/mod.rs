@@ -89,7 +89,7 @@ pub(crate) struct Inner {
     pub(crate) neighbours: Neighbours,
     pub(crate) forwarder: Forwarder,
     pub(crate) reports: Reports,
-    /// Why a journal failed, once one has.
+    /// Why a journal failed, or this broker may not take part, once that is so.
     pub(crate) journal_failed: tidegate_env::watch::Sender<Option<Arc<str>>>,
     pub(crate) routes: Routes,
     pub(crate) reader: TierReader,
@@ -139,7 +139,8 @@ impl Hub {
         Arc::clone(&self.inner.metrics)
     }
 
-    /// Resolves, with the reason, when the write-ahead log or a journal failed: the process must end, and nothing is acknowledged any more.
+    /// Resolves, with the reason, when the write-ahead log or a journal failed, or the hub has retired this broker before its start: the process
+    /// must end, and nothing is acknowledged any more.
     pub async fn failed(&self) -> String {
         let mut watched = self.inner.journal_failed.subscribe();
         let journal = async move {

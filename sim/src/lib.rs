@@ -85,17 +85,17 @@ impl std::fmt::Display for Failure {
 
 /// The command that repeats a seed.
 pub fn replay_command(seed: u64) -> String {
-    format!("cargo run --release -p tidegate-sim -- --seed {seed}")
+    format!("cargo run --profile campaign -p tidegate-sim -- --seed {seed}")
 }
 
 /// The command that repeats a seed of several replicas.
 pub fn replay_replicas(seed: u64) -> String {
-    format!("cargo run --release -p tidegate-sim -- --replicas --seed {seed}")
+    format!("cargo run --profile campaign -p tidegate-sim -- --replicas --seed {seed}")
 }
 
 /// The command that repeats a seed of a hub of several brokers.
 pub fn replay_brokers(seed: u64) -> String {
-    format!("cargo run --release -p tidegate-sim -- --brokers --seed {seed}")
+    format!("cargo run --profile campaign -p tidegate-sim -- --brokers --seed {seed}")
 }
 
 /// Runs one seed.

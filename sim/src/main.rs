@@ -1,9 +1,12 @@
 //! `tidegate-sim`: runs seeds until the first that breaks a promise, and prints the command that repeats it.
 
+mod campaign;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use campaign::Campaign;
 use clap::Parser;
 use tidegate_sim::brokers::{BrokersReport, run_brokers};
 use tidegate_sim::replicas::{ReplicaReport, run_replicas};
@@ -36,6 +39,12 @@ struct Arguments {
     /// Go on after a seed that breaks a promise.
     #[arg(long)]
     keep_going: bool,
+    /// With --brokers: so many seeds at a time, each on a thread.
+    #[arg(long, default_value_t = 1, requires = "brokers")]
+    jobs: usize,
+    /// With --brokers: keep here which seeds held, one line each, and do not run those again.
+    #[arg(long, requires = "brokers")]
+    progress: Option<PathBuf>,
     /// Put each bug on purpose into the hub, and tell the seeds, from --start on, that find it. With --brokers: those that take several.
     #[cfg(feature = "seeded-bugs")]
     #[arg(long)]
@@ -135,39 +144,46 @@ fn replicas(arguments: &Arguments) -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+impl campaign::Sum for BrokersReport {
+    fn add(&mut self, other: &Self) {
+        BrokersReport::add(self, other);
+    }
+}
+
 fn brokers(arguments: &Arguments) -> ExitCode {
-    let begun = Instant::now();
-    let first = arguments.seed.unwrap_or(arguments.start);
-    let count = if arguments.seed.is_some() { 1 } else { arguments.seeds };
-    let (mut ran, mut failed, mut sum, mut told) = (0_u64, 0_u64, BrokersReport::default(), Instant::now());
-    for seed in first..first.saturating_add(count) {
-        if arguments.seconds.is_some_and(|seconds| begun.elapsed() >= Duration::from_secs(seconds)) {
-            break;
-        }
-        match run_brokers(seed) {
+    let tell = |seed: u64, failure: &Failure| {
+        write_history(failure, arguments.history.as_deref());
+        format!("{failure}\nrepeat it: {}", replay_brokers(seed))
+    };
+    if let Some(seed) = arguments.seed {
+        return match run_brokers(seed) {
             Ok(report) => {
-                ran += 1;
-                if arguments.seed.is_some() {
-                    println!("seed {seed} holds: {report:?}");
-                }
-                sum.add(&report);
+                println!("seed {seed} holds: {report:?}");
+                ExitCode::SUCCESS
             }
             Err(failure) => {
-                failed += 1;
-                println!("seed {seed}: {failure}\nrepeat it: {}", replay_brokers(seed));
-                write_history(&failure, arguments.history.as_deref());
-                if !arguments.keep_going {
-                    break;
-                }
+                println!("seed {seed}: {}", tell(seed, &failure));
+                ExitCode::FAILURE
             }
-        }
-        if told.elapsed() > Duration::from_secs(5) {
-            eprintln!("up to {seed}: {ran} seeds of brokers hold, {failed} do not; {sum}");
-            told = Instant::now();
+        };
+    }
+    let campaign = Campaign {
+        kind: "brokers",
+        start: arguments.start,
+        seeds: arguments.seeds,
+        within: arguments.seconds.map(Duration::from_secs),
+        keeps_going: arguments.keep_going,
+        jobs: arguments.jobs,
+        progress: arguments.progress.clone(),
+    };
+    match campaign.run(|seed| run_brokers(seed).map_err(|failure| tell(seed, &failure))) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(problem) => {
+            eprintln!("{problem}");
+            ExitCode::FAILURE
         }
     }
-    println!("{ran} seeds of brokers hold, {failed} do not, in {} s: {sum}", begun.elapsed().as_secs());
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn write_history(failure: &Failure, path: Option<&Path>) {

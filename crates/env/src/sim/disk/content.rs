@@ -114,7 +114,6 @@ impl Content {
     /// Notes that sectors are about to differ from the platter, and what a sector already dirty holds now.
     fn mark(&mut self, range: Range<usize>) {
         for sector in range.start / SECTOR..range.end.div_ceil(SECTOR) {
-            let now = slice_of(&self.view, sector).to_vec();
             match self.dirty.entry(sector) {
                 std::collections::btree_map::Entry::Vacant(entry) => {
                     entry.insert(Vec::new());
@@ -124,7 +123,7 @@ impl Content {
                     if versions.len() == VERSIONS {
                         versions.remove(0);
                     }
-                    versions.push(now);
+                    versions.push(slice_of(&self.view, sector).to_vec());
                 }
             }
         }

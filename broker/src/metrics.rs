@@ -111,6 +111,9 @@ pub struct Metrics {
     wal_pressure: Gauge,
     tier_unavailable: Gauge,
     tiering_lag: F64Gauge,
+    copied: Counter,
+    copies_waited: Counter<f64, AtomicU64>,
+    copy_limit: F64Gauge,
     journal_applied: Family<JournalLabels, Gauge>,
     journal_leading: Family<JournalLabels, Gauge>,
     topics: Gauge,
@@ -131,6 +134,12 @@ pub struct Readings {
     pub tier_unavailable: bool,
     /// Age of the oldest record not tiered, in milliseconds.
     pub tiering_lag_ms: u64,
+    /// Bytes of replicas copied to other brokers since the start.
+    pub copied_bytes: u64,
+    /// How long copies were held back since the start.
+    pub copies_waited: Duration,
+    /// The most that copies may take, in bytes per second.
+    pub copy_limit: u64,
     /// (journal, applied index, whether this broker leads it).
     pub journals: Vec<(u32, u64, bool)>,
     /// Living topics.
@@ -172,6 +181,9 @@ impl Default for Metrics {
             wal_pressure: Gauge::default(),
             tier_unavailable: Gauge::default(),
             tiering_lag: F64Gauge::default(),
+            copied: Counter::default(),
+            copies_waited: Counter::default(),
+            copy_limit: F64Gauge::default(),
             journal_applied: Family::default(),
             journal_leading: Family::default(),
             topics: Gauge::default(),
@@ -235,6 +247,9 @@ impl Metrics {
             Unit::Seconds,
             self.tiering_lag.clone(),
         );
+        registry.register_with_unit("copied", "Bytes of replicas copied to other brokers", Unit::Bytes, self.copied.clone());
+        registry.register_with_unit("copies_held_back", "Time that copies waited", Unit::Seconds, self.copies_waited.clone());
+        registry.register_with_unit("copy_limit", "Most bytes per second of copies", Unit::Bytes, self.copy_limit.clone());
         registry.register("journal_applied_index", "Last entry applied, by journal", self.journal_applied.clone());
         registry.register("journal_leading", "1 where this broker leads the journal", self.journal_leading.clone());
         registry.register("topics", "Living topics", self.topics.clone());
@@ -287,6 +302,13 @@ impl Metrics {
         self.wal_pressure.set(readings.wal_pressure);
         self.tier_unavailable.set(readings.tier_unavailable.into());
         self.tiering_lag.set(readings.tiering_lag_ms as f64 / 1000.0);
+        self.copy_limit.set(readings.copy_limit as f64);
+        {
+            // Two that ask at the same time must not both add what is new.
+            let _alone = self.registry.lock();
+            self.copied.inc_by(readings.copied_bytes.saturating_sub(self.copied.get()));
+            self.copies_waited.inc_by((readings.copies_waited.as_secs_f64() - self.copies_waited.get()).max(0.0));
+        }
         self.topics.set(readings.topics as i64);
         self.partitions.set(readings.partitions as i64);
         self.tasks.set(readings.tasks as i64);

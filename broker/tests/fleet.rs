@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use common::network::*;
 use common::*;
+use tidegate_broker::fleet::JournalStatus;
 use tidegate_broker::hub::{Append, Caller, GroupOffset, Hub, PartitionRef};
 use tidegate_broker::settings::HubSettings;
 use tidegate_env::Env;
@@ -352,5 +353,58 @@ async fn a_retired_broker_that_is_started_again_says_so_and_ends() {
     cluster.stop(again).await;
     create(&hubs[&1], "events", 1).await;
     insist(&hubs[&1], "events", 0, "goes on").await;
+    cluster.stop_all(hubs).await;
+}
+
+/// A counter of a broker, by its name in the metrics.
+fn counted(hub: &Hub, name: &str) -> f64 {
+    let text = hub.metrics_text();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("{name} is not in\n{text}")).parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_are_copied_no_faster_than_they_may_be_and_writes_go_on_meanwhile() {
+    const LIMIT: u64 = 2 << 20;
+    let cluster = Cluster::new();
+    let settings = |broker| {
+        let mut settings = cluster.settings(broker);
+        settings.fleet.copy_bytes_per_second = LIMIT;
+        settings
+    };
+    let mut hubs = BTreeMap::from([(1, cluster.start_with(settings(1)).await)]);
+    create(&hubs[&1], "events", 2).await;
+    // Far more than what counts as just written.
+    for number in 0..160 {
+        insist(&hubs[&1], "events", 0, &format!("{number:065535}")).await;
+    }
+    let begun = std::time::Instant::now();
+    hubs[&1].set_replication_factor(3).await.unwrap();
+    for broker in [2, 3] {
+        hubs.insert(broker, cluster.start_with(settings(broker)).await);
+    }
+    let mut written = 0;
+    until("three voters each", async || {
+        insist(&hubs[&1], "events", written % 2, "meanwhile").await;
+        written += 1;
+        let Some(status) = cluster.status() else { return false };
+        let voting = |journal: &JournalStatus| journal.members.iter().filter(|member| member.votes && member.in_sync).count();
+        status.journals.iter().all(|journal| voting(journal) == 3)
+    })
+    .await;
+    let took = begun.elapsed().as_secs_f64();
+    let (mut copied, mut waited) = (0.0, 0.0);
+    for hub in hubs.values() {
+        let here = counted(hub, "tidegate_copied_bytes_total");
+        // What a rest allows at once is a tenth of a second's worth.
+        let least = here / LIMIT as f64 - 0.1;
+        assert!(took >= least, "{here} bytes took {took} s, and {least} s are the least");
+        (copied, waited) = (copied + here, waited + counted(hub, "tidegate_copies_held_back_seconds_total"));
+    }
+    println!("copied {copied} bytes in {took} s, held back for {waited} s, {written} writes meanwhile");
+    assert!(copied > 3.0 * LIMIT as f64 && waited > 1.0, "copied {copied} bytes, held back for {waited} s");
+    assert!(written > 20, "{written} writes were acknowledged meanwhile");
+    let status = cluster.status().unwrap();
+    assert!(status.brokers.iter().filter_map(|broker| broker.busy).all(|busy| busy.copy_limit == LIMIT));
     cluster.stop_all(hubs).await;
 }

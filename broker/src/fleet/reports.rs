@@ -83,6 +83,7 @@ pub(crate) struct Meter {
     journals: BTreeMap<JournalId, Rate>,
     fetched: Rate,
     processors: Rate,
+    copied: Rate,
 }
 
 /// How fast a count rises.
@@ -113,11 +114,16 @@ impl Meter {
         if let Some(time) = processors {
             self.processors.read(time.as_secs_f64(), seconds);
         }
+        let copied = inner.pacer.copied_bytes();
+        self.copied.read(copied as f64, seconds);
         let log = inner.wal.status();
         wired::Busyness {
             bytes_out: self.fetched.per_second,
             cpu_cores: processors.map(|_| self.processors.per_second),
             log_percent: 100.0 * log.used_bytes as f64 / log.budget_bytes.max(1) as f64,
+            copy_bytes: self.copied.per_second,
+            copied_bytes: copied,
+            copy_limit: inner.pacer.bytes_per_second(),
         }
     }
 

@@ -121,6 +121,9 @@ fn broker_out(status: &BrokerStatus) -> wire::ClusterBroker {
         bytes_out_per_second: status.busy.map(|busy| busy.bytes_out),
         cpu_cores: status.busy.and_then(|busy| busy.cpu_cores),
         log_percent: status.busy.map(|busy| busy.log_percent),
+        copy_bytes_per_second: status.busy.map(|busy| busy.copy_bytes),
+        copy_limit_bytes_per_second: status.busy.map(|busy| busy.copy_limit),
+        copied_bytes: status.busy.map(|busy| busy.copied_bytes),
     }
 }
 

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use tidegate_env::{Env, Joined};
 use tidegate_journal::entry::{BrokerState, Operation, Outcome, Refusal, Unit, UnitOutcome};
-use tidegate_journal::raft::Ticket;
+use tidegate_journal::raft::{Pacer, Ticket};
 use tidegate_journal::{Journal, JournalError};
 use tidegate_model::{BrokerId, HubId, JournalId, TimestampMs};
 use tidegate_proto::internal::v1::Describe;
@@ -85,6 +85,8 @@ pub(crate) struct Inner {
     /// The way to other brokers.
     pub(crate) network: Network,
     pub(crate) fleetwork: Fleetwork,
+    /// How fast this broker copies replicas to others.
+    pub(crate) pacer: Pacer,
     /// Where other brokers were, noted on the volume.
     pub(crate) neighbours: Neighbours,
     pub(crate) forwarder: Forwarder,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tidegate_env::Env;
 use tidegate_journal::Journal;
 use tidegate_journal::entry::{Operation, Unit};
-use tidegate_journal::raft::{Beginning, Links, StartError};
+use tidegate_journal::raft::{Beginning, Links, Pacer, StartError};
 use tidegate_model::{BrokerId, HubId, JournalId};
 use tidegate_tier::keys::Keys;
 use tidegate_tier::{CacheSettings, ObjectStore, TierReader};
@@ -93,7 +93,8 @@ impl Hub {
         let broker = BrokerId(settings.broker_id);
         let (held, identity) = identify(&settings, env, &store, &network).await?;
         let (wal, mut recovered) = Wal::open(wal_settings(&settings), env).await?;
-        let links = Links::new(identity.hub_id, network.transport.begin(identity.hub_id, broker));
+        let pacer = Pacer::new(settings.fleet.copy_bytes_per_second);
+        let links = Links::new(identity.hub_id, network.transport.begin(identity.hub_id, broker)).paced(pacer.clone());
         let recovered = std::mem::take(&mut recovered.journals);
         let holdings = Holdings::open(env, &settings.data_dir).await.map_err(|source| OpenError::Holdings { source })?;
         let transport = Arc::clone(&network.transport);
@@ -121,6 +122,7 @@ impl Hub {
             hosted: Hosted::new(journals),
             network,
             fleetwork,
+            pacer,
             neighbours,
             forwarder: Forwarder::default(),
             reports: Reports::default(),

@@ -190,6 +190,9 @@ impl Hub {
             },
             tier_unavailable: statistics.tier_unavailable,
             tiering_lag_ms: statistics.tiering_lag_ms,
+            copied_bytes: self.inner.pacer.copied_bytes(),
+            copies_waited: self.inner.pacer.waited(),
+            copy_limit: self.inner.pacer.bytes_per_second(),
             journals: journals
                 .map(|(id, journal)| (id.0, journal.applied().borrow().index, journal.leadership().borrow().is_self))
                 .collect(),

@@ -162,11 +162,20 @@ pub struct FleetSettings {
     pub node: String,
     /// A broker that was silent for so long is lost: its replicas are rebuilt elsewhere, if there is where. In milliseconds, 5 s to 7 days. Default 5 min.
     pub lost_after_ms: Milliseconds,
+    /// How fast this broker copies replicas to others, all copies together and beyond what is written meanwhile; voters are never held back. In bytes
+    /// per second, 1 MiB to 1 TiB. Default 64 MiB.
+    pub copy_bytes_per_second: u64,
 }
 
 impl Default for FleetSettings {
     fn default() -> Self {
-        FleetSettings { join: Vec::new(), zone: String::new(), node: String::new(), lost_after_ms: 5 * 60 * 1000 }
+        FleetSettings {
+            join: Vec::new(),
+            zone: String::new(),
+            node: String::new(),
+            lost_after_ms: 5 * 60 * 1000,
+            copy_bytes_per_second: 64 << 20,
+        }
     }
 }
 
@@ -350,6 +359,7 @@ impl HubSettings {
         within("hub.offsets_retention_ms", self.offsets_retention_ms, 60_000, u64::MAX / 2)?;
         within("hub.retention_grace_ms", self.retention_grace_ms, 0, 30 * 24 * 60 * 60 * 1000)?;
         within("hub.fleet.lost_after_ms", self.fleet.lost_after_ms, 5_000, 7 * 24 * 60 * 60 * 1000)?;
+        within("hub.fleet.copy_bytes_per_second", self.fleet.copy_bytes_per_second, 1 << 20, 1 << 40)?;
         if let Some(address) = self.fleet.join.iter().find(|address| !address.contains(':')) {
             return Err(SettingError::new("hub.fleet.join", format!("`{address}` is not `host:port`")));
         }

@@ -71,6 +71,14 @@ fn state(broker: &wire::ClusterBroker) -> &'static str {
     }
 }
 
+/// How fast replicas are copied from a broker to others, and how fast they may be.
+fn copies(broker: &wire::ClusterBroker) -> String {
+    match (broker.copy_bytes_per_second, broker.copy_limit_bytes_per_second) {
+        (Some(rate), Some(limit)) => format!("{}/s ({}/s)", human_bytes(rate as u64), human_bytes(limit)),
+        _ => "-".to_owned(),
+    }
+}
+
 /// Journals with fewer voters in sync than there shall be.
 fn under_replicated(hub: &wire::DescribeClusterResponse) -> usize {
     let in_sync =
@@ -84,6 +92,8 @@ fn as_json(hub: &wire::DescribeClusterResponse) -> serde_json::Value {
             "broker": broker.broker_id, "state": state(broker), "zone": broker.zone, "node": broker.node,
             "addresses": broker.addresses, "silentMs": broker.silent_ms, "replicas": broker.replicas, "leads": broker.leads,
             "bytesOutPerSecond": broker.bytes_out_per_second, "cpuCores": broker.cpu_cores, "logPercent": broker.log_percent,
+            "copyBytesPerSecond": broker.copy_bytes_per_second, "copyLimitBytesPerSecond": broker.copy_limit_bytes_per_second,
+            "copiedBytes": broker.copied_bytes,
         })
     };
     let replica = |replica: &wire::ClusterReplica| json!({ "replica": replica.replica, "broker": replica.broker, "votes": replica.votes, "inSync": replica.in_sync });
@@ -106,17 +116,28 @@ fn as_json(hub: &wire::DescribeClusterResponse) -> serde_json::Value {
 fn as_table(hub: &wire::DescribeClusterResponse) {
     outln!("replication factor {}, {} journals with fewer voters in sync", hub.replication_factor, under_replicated(hub));
     outln!("on their way: {} replicas, {} partitions\n", hub.replicas_moving, hub.partitions_moving);
-    outln!("{:<8}{:<10}{:<12}{:<10}{:<8}{:<8}{}", "BROKER", "STATE", "HEARD", "REPLICAS", "LEADS", "ZONE", "CLIENTS");
+    outln!(
+        "{:<8}{:<10}{:<12}{:<10}{:<8}{:<30}{:<8}{}",
+        "BROKER",
+        "STATE",
+        "HEARD",
+        "REPLICAS",
+        "LEADS",
+        "COPIES (limit)",
+        "ZONE",
+        "CLIENTS"
+    );
     for broker in &hub.brokers {
         let heard = broker.silent_ms.map_or_else(|| "-".to_owned(), |ms| format!("{:.1} s", ms as f64 / 1000.0));
         let client = broker.addresses.get("client").map_or("-", String::as_str);
         let zone = if broker.zone.is_empty() { "-" } else { &broker.zone };
         outln!(
-            "{:<8}{:<10}{heard:<12}{:<10}{:<8}{zone:<8}{client}",
+            "{:<8}{:<10}{heard:<12}{:<10}{:<8}{:<30}{zone:<8}{client}",
             broker.broker_id,
             state(broker),
             broker.replicas,
-            broker.leads
+            broker.leads,
+            copies(broker)
         );
     }
     outln!("\n{:<9}{:<8}{:<12}{:<12}{}", "JOURNAL", "LEADER", "PARTITIONS", "LOAD", "REPLICAS (broker; * in sync, + learning)");

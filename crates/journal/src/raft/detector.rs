@@ -220,6 +220,15 @@ impl Detector {
         }
     }
 
+    /// Whether a replica of a journal that is held here has no vote, as of the last round. One that was added since has none yet.
+    pub(super) fn learns(&self, id: JournalId, replica: u64) -> bool {
+        let state = self.inner.state.lock();
+        state.journals.get(&id).is_some_and(|watched| {
+            let voters = &watched.standing.voters;
+            !voters.is_empty() && voters.iter().all(|set| !set.contains(&replica))
+        })
+    }
+
     /// Whether a broker was heard within a lease.
     pub(super) fn hears(&self, broker: BrokerId, now: Duration) -> bool {
         let state = self.inner.state.lock();

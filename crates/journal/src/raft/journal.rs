@@ -178,7 +178,7 @@ impl Journal {
         inner.spawn_watch_of_the_wal();
         inner.clone().spawn_checkpointer();
         let journal = Journal { inner };
-        let Links { hub, peers, detector } = &journal.inner.parts.links;
+        let Links { hub, peers, detector, .. } = &journal.inner.parts.links;
         detector.attend(&journal, beat, &journal.inner.parts.env, *hub, peers);
         Ok(journal)
     }

@@ -26,6 +26,7 @@ use tidegate_env::bugs::{self, Bug};
 use tidegate_model::JournalId;
 
 use super::machine::SnapshotData;
+use super::pacer::{Backlog, Stretch};
 use super::peers::{Answer, Lane, Links, Message, PeerError, broker_of};
 use super::types::{LogId, TypeConfig};
 use super::wire::{Header, Part, PartAnswer, Reply, decode_reply};
@@ -124,6 +125,11 @@ impl Peer {
         }
     }
 
+    /// Whether what it is sent is a copy, which may be held back. The catalog is small, and all brokers wait for it.
+    fn is_copied_to(&self) -> bool {
+        self.header.journal != JournalId::CATALOG && self.links.detector.learns(self.header.journal, self.header.to)
+    }
+
     async fn send_parts(
         &self,
         vote: VoteOf<TypeConfig>,
@@ -133,6 +139,9 @@ impl Peer {
         let (total, mut offset) = (data.len(), 0);
         loop {
             let end = (offset + PART_BYTES).min(total);
+            if self.is_copied_to() {
+                self.links.pacer.pass((end - offset) as u64, &self.env).await;
+            }
             let part = Part { vote, last, total: total as u64, offset: offset as u64, data: data.slice(offset..end) };
             match self.call(Lane::Data, self.header.part(part), PART_DEADLINE).await? {
                 Reply::Snapshot(PartAnswer::Done(vote)) => return Ok(SnapshotResponse::new(vote)),
@@ -151,6 +160,16 @@ async fn within<T>(env: &Env, limit: Duration, work: impl Future<Output = T>) ->
         biased;
         done = work => Some(done),
         () = late => None,
+    }
+}
+
+/// What a request holds.
+fn stretch(request: &AppendEntriesRequest<TypeConfig>, message: &Message) -> Stretch {
+    Stretch {
+        entries: request.entries.len() as u64,
+        bytes: message.bytes() as u64,
+        last: request.entries.last().map_or(0, |entry| entry.log_id.index),
+        committed: request.leader_commit.map_or(0, |id| id.index),
     }
 }
 
@@ -216,13 +235,18 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
         let (peer, progress) = (self.clone(), Arc::new(Progress { last: AtomicU64::new(0), env: self.env.clone() }));
+        let mut backlog = Backlog::default();
         let answers = input
             .then(move |request| {
                 let (peer, progress) = (peer.clone(), progress.clone());
+                let message = peer.header.append(&request);
+                let stretch = stretch(&request, &message);
+                let copied = if stretch.is_old() && peer.is_copied_to() { backlog.nearer(stretch) } else { 0 };
                 async move {
+                    peer.links.pacer.pass(copied, &peer.env).await;
                     let prev = request.prev_log_id;
                     let last = request.entries.last().map(|entry| entry.log_id).or(prev);
-                    let sent = progress.or_stalled(peer.send(peer.lane, peer.header.append(&request))).await;
+                    let sent = progress.or_stalled(peer.send(peer.lane, message)).await;
                     drop(request);
                     async move {
                         let Some(sent) = sent else { return Err(peer.late(STALLED)) };

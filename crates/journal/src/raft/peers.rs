@@ -12,6 +12,7 @@ use tidegate_env::Env;
 use tidegate_model::{BrokerId, HubId, JournalId};
 
 use super::detector::Detector;
+use super::pacer::Pacer;
 
 /// The id of a replica: a broker's number in the low half, and how many replicas of this journal that broker had before in the high half.
 ///
@@ -104,12 +105,19 @@ pub struct Links {
     pub peers: Arc<dyn Peers>,
     /// Who lives, for all journals of the broker.
     pub(super) detector: Detector,
+    /// How fast replicas are copied.
+    pub(super) pacer: Pacer,
 }
 
 impl Links {
     /// For a broker of a hub, once: all of its journals share what clones of this know of others.
     pub fn new(hub: HubId, peers: Arc<dyn Peers>) -> Links {
-        Links { hub, peers, detector: Detector::default() }
+        Links { hub, peers, detector: Detector::default(), pacer: Pacer::default() }
+    }
+
+    /// Copies to replicas that do not vote yet go no faster than this lets them.
+    pub fn paced(self, pacer: Pacer) -> Links {
+        Links { pacer, ..self }
     }
 
     pub(super) fn silent_voters(&self, journal: JournalId, env: &Env) -> Vec<BrokerId> {

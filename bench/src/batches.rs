@@ -14,6 +14,8 @@ use tidegate_model::partitioner::partition_for_key;
 /// Bytes of a stamp: number and time, and what it is found by.
 const STAMP_BYTES: usize = 24;
 const MARKER: [u8; STAMP_BYTES] = *b"a stamp of the benchmark";
+/// Keys of each partition; its records take them in turn.
+const KEYS: usize = 16;
 /// Where a batch's CRC lies and from where on it covers.
 const CRC: std::ops::Range<usize> = 17..21;
 
@@ -49,8 +51,13 @@ impl Templates {
     /// Builds them; the same arguments give the same bytes but for the time.
     pub(crate) fn build(shape: Shape, partitions: u32) -> Result<Templates> {
         let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
-        let built: Vec<_> =
-            (0..partitions).map(|partition| build(shape, partition, partitions, &mut noise)).collect::<Result<_>>()?;
+        let built: Vec<_> = if shape.keyed {
+            let keys = keys_of(partitions, &mut noise);
+            keys.iter().map(|keys| build(shape, keys, &mut noise)).collect::<Result<_>>()?
+        } else {
+            // They are all alike: one in memory is enough for thousands of partitions.
+            vec![build(shape, &[], &mut noise)?; partitions as usize]
+        };
         let (first, records) = built.first().context("a topic has at least one partition")?;
         let stamp_at = first.windows(STAMP_BYTES).position(|bytes| bytes == MARKER).context("the stamp's place is gone")?;
         let records = *records;
@@ -94,33 +101,39 @@ impl Templates {
     }
 }
 
-fn build(shape: Shape, partition: u32, partitions: u32, noise: &mut Noise) -> Result<(Bytes, u64)> {
+fn build(shape: Shape, keys: &[[u8; 8]], noise: &mut Noise) -> Result<(Bytes, u64)> {
     let value_bytes = if shape.keyed { shape.record_bytes.saturating_sub(8) } else { shape.record_bytes };
     ensure!(value_bytes >= STAMP_BYTES, "records of {} bytes have no room for a stamp", shape.record_bytes);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     let now = TimestampMs(i64::try_from(now.as_millis())?);
     let mut builder = BatchBuilder::new(Compression::None);
     let mut value = vec![0; value_bytes];
+    let mut keys = keys.iter().cycle();
     while builder.is_empty() || builder.estimated_bytes() + shape.record_bytes + 16 <= shape.batch_bytes {
-        let key = shape.keyed.then(|| key_of(partition, partitions, noise));
+        let key = keys.next();
         noise.fill(&mut value);
         if builder.is_empty() {
             value[..STAMP_BYTES].copy_from_slice(&MARKER);
         }
-        builder.push(now, key.as_ref().map(<[u8; 8]>::as_slice), Some(&value), &[]);
+        builder.push(now, key.map(<[u8; 8]>::as_slice), Some(&value), &[]);
     }
     let records = u64::try_from(builder.record_count())?;
     Ok((builder.build()?.into_bytes(), records))
 }
 
-/// A key that Kafka's Java client and ours send to this partition.
-fn key_of(partition: u32, partitions: u32, noise: &mut Noise) -> [u8; 8] {
-    loop {
+/// Keys that Kafka's Java client and ours send to each partition, some for each.
+fn keys_of(partitions: u32, noise: &mut Noise) -> Vec<Vec<[u8; 8]>> {
+    let mut keys = vec![Vec::with_capacity(KEYS); partitions as usize];
+    let mut missing = keys.len() * KEYS;
+    while missing > 0 {
         let key = noise.next().to_be_bytes();
-        if partition_for_key(&key, partitions).0 == partition as i32 {
-            return key;
+        let of = &mut keys[partition_for_key(&key, partitions).0 as usize];
+        if of.len() < KEYS {
+            of.push(key);
+            missing -= 1;
         }
     }
+    keys
 }
 
 fn crc32c(bytes: &[u8]) -> u32 {

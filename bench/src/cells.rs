@@ -15,7 +15,7 @@ use crate::server::Broker;
 
 /// Connections that share the partitions in bulk cells, but at least as many to each broker as make them up.
 const CONNECTIONS: usize = 4;
-/// Batches a connection may have on its way in bulk cells, by bytes, but not less than one a partition.
+/// Batches a connection may have on its way in bulk cells, by bytes.
 const WINDOW_BYTES: usize = 4 << 20;
 /// A bulk cell ends after so many bytes, so that a run needs bounded room.
 const BULK_BYTES: u64 = 768 << 20;
@@ -269,7 +269,7 @@ impl Round<'_> {
 }
 
 /// The partitions of each connection: those of one have one leader, and each leader has as many connections.
-fn lines(leaders: &[usize], connections: usize) -> Vec<Vec<i32>> {
+pub(crate) fn lines(leaders: &[usize], connections: usize) -> Vec<Vec<i32>> {
     let led = followers(leaders);
     let each = connections.div_ceil(led.len().max(1));
     let share = |partitions: &Vec<i32>, place: usize| partitions.iter().skip(place).step_by(each).copied().collect::<Vec<_>>();
@@ -305,7 +305,7 @@ fn flights(
         let window = match cell.load {
             Load::Single => 1,
             Load::Tail { .. } => usize::MAX,
-            _ => (WINDOW_BYTES / batch_bytes).max(partitions.len()),
+            _ => WINDOW_BYTES / batch_bytes,
         };
         let batches = BULK_BYTES / batch_bytes as u64 / lines.len() as u64;
         Terms { start, duration, batches, interval, window, partitions: partitions.clone() }

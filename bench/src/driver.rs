@@ -17,6 +17,31 @@ pub(crate) trait Driver: Send + Sync {
     /// Fails until a broker serves.
     async fn is_up(&self, broker: usize) -> Result<()>;
 
+    /// Fails while something has fewer replicas in sync than it shall have, or brokers lead very unlike numbers. Kafka's say so with the leaders.
+    async fn is_whole(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Has a broker hand over all that it leads, or lets it lead again.
+    async fn set_draining(&self, _broker: usize, _draining: bool) -> Result<()> {
+        anyhow::bail!("only Tidegate's brokers are drained here: use --by stop")
+    }
+
+    /// Before a broker comes in: what has to be said so that it takes the place of another one.
+    async fn make_way(&self, _from: usize) -> Result<()> {
+        Ok(())
+    }
+
+    /// Has the broker that came in last take the place of another one in a topic, where that was not said before.
+    async fn replace(&self, _topic: &str, _partitions: u32, _from: usize) -> Result<()> {
+        Ok(())
+    }
+
+    /// How many replicas the broker still has, and replicas that are not in sync elsewhere.
+    async fn left_on(&self, _topic: &str, _partitions: u32, _from: usize) -> Result<usize> {
+        anyhow::bail!("moving is measured for Tidegate and Kafka")
+    }
+
     /// Makes a topic.
     async fn create_topic(&self, name: &str, partitions: u32) -> Result<()>;
 

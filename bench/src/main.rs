@@ -8,12 +8,14 @@ mod driver;
 mod failover;
 mod flight;
 mod kafka;
+mod moving;
+mod nats;
 mod process;
 mod report;
 mod server;
 mod tidegate;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,7 @@ use clap::Parser;
 use serde_json::json;
 
 use crate::cells::{CELLS, Round};
+use crate::failover::By;
 use crate::report::Series;
 use crate::server::{Broker, Kind, Programs};
 
@@ -51,6 +54,9 @@ struct Arguments {
     /// The folder of Kafka's jars; `tests/tools/kafka.sh` prints it.
     #[arg(long, env = "KAFKA_LIBS")]
     kafka_libs: Option<PathBuf>,
+    /// The program `nats-server`; `tests/tools/nats.sh` prints it.
+    #[arg(long, env = "NATS_SERVER")]
+    nats_server: Option<PathBuf>,
     /// Kafka's num.network.threads.
     #[arg(long, default_value_t = 3)]
     kafka_network_threads: u32,
@@ -63,15 +69,28 @@ struct Arguments {
     /// The command that `tidegate-again` runs, such as an older build. Default: the same.
     #[arg(long)]
     tidegate_again: Option<PathBuf>,
-    /// Brokers of each hub and cluster, on this one machine: 1, or 3 with three replicas of everything (Kafka: acks=all, min.insync.replicas=2).
+    /// Brokers of each hub and cluster, on this one machine: 1, or 3 or 5 with three replicas of everything (Kafka: acks=all, min.insync.replicas=2).
     #[arg(long, default_value_t = 1)]
     nodes: u16,
     /// Partitions of each topic, 1 to 10000.
     #[arg(long, default_value_t = 16)]
     partitions: u32,
-    /// Instead of the cells: kill a leader so many times, and show for how long nothing was acknowledged. Needs --nodes 3 or 5.
+    /// Journals of a Tidegate hub of several brokers, 1 to 64.
+    #[arg(long, default_value_t = 24)]
+    journals: u32,
+    /// Instead of the cells: with a topic of --partitions besides, measure the idle hub for --idle seconds, then take a leader away so many times and
+    /// show for how long nothing was acknowledged. Needs --nodes 3 or 5.
     #[arg(long)]
     failover: Option<usize>,
+    /// How the leader goes.
+    #[arg(long, value_enum, default_value_t = By::Kill)]
+    by: By,
+    /// Instead of the cells: move 100 partitions with so many MiB of history to a new broker, for each of these numbers. Needs --nodes 3.
+    #[arg(long = "move", value_name = "MIB", value_delimiter = ',')]
+    moving: Vec<u64>,
+    /// Seconds for which an idle hub is watched, before --failover 30 by default, else 3.
+    #[arg(long)]
+    idle: Option<f64>,
     /// Where the brokers keep their data, on a real disk; a folder is made in it and removed. Default: beside this program.
     #[arg(long)]
     folder: Option<PathBuf>,
@@ -112,22 +131,67 @@ async fn run(mut arguments: Arguments) -> Result<()> {
         tidegate_again: arguments.tidegate_again.clone().unwrap_or_else(|| tidegate.clone()),
         tidegate,
         kafka_libs: arguments.kafka_libs.clone(),
+        nats_server: arguments.nats_server.clone(),
         kafka_threads: (arguments.kafka_network_threads, arguments.kafka_io_threads),
         nodes: arguments.nodes,
+        journals: arguments.journals,
+        settings: settings(&arguments),
     };
     let parent = arguments.folder.clone().unwrap_or(here);
     let folder = tempfile::Builder::new().prefix("bench-").tempdir_in(&parent).with_context(|| parent.display().to_string())?;
-    let mut brokers = server::start(&arguments.brokers, &programs, folder.path()).await?;
-    let outcome = match arguments.failover {
-        Some(rounds) => fail_over(&mut brokers, rounds).await,
-        None => measure(&arguments, &brokers).await,
+    let outcome = if arguments.moving.is_empty() {
+        run_all(&arguments, &programs, folder.path()).await
+    } else {
+        move_histories(&arguments, &programs, folder.path()).await
     };
     if outcome.is_err() {
         // The logs say more than the error.
         eprintln!("the brokers' logs stay in {}", folder.keep().display());
     }
-    server::stop(brokers)?;
     outcome
+}
+
+async fn run_all(arguments: &Arguments, programs: &Programs, folder: &Path) -> Result<()> {
+    let mut brokers = server::start(&arguments.brokers, programs, folder).await?;
+    match arguments.failover {
+        Some(rounds) => fail_over(arguments, &mut brokers, rounds).await,
+        None => measure(arguments, &brokers).await,
+    }
+}
+
+/// Tidegate's settings besides its own.
+fn settings(arguments: &Arguments) -> Vec<String> {
+    let settings: &[&str] = if !arguments.moving.is_empty() {
+        // All that was written is history after some seconds, and the log keeps at most 8 MiB of it for each journal.
+        &["hub.tier.seal_bytes=4194304", "hub.tier.seal_age_ms=1000", "hub.journal.checkpoint_bytes=4194304"]
+    } else if arguments.failover.is_some() {
+        &[]
+    } else {
+        // Topics of the benchmark are not missed: what they take is given back at once.
+        &["hub.undelete_ms=0", "hub.object_grace_ms=0", "hub.retention_interval_ms=500"]
+    };
+    settings.iter().map(|setting| (*setting).to_owned()).collect()
+}
+
+async fn move_histories(arguments: &Arguments, programs: &Programs, folder: &Path) -> Result<()> {
+    ensure!(arguments.nodes == 3, "--move needs --nodes 3: a fourth broker comes in");
+    let begun = Instant::now();
+    println!("Machine: {}. Moving 100 partitions to a fourth broker.\n", process::machine());
+    println!("| broker | history, MiB | seconds | CPU s of all brokers | on the new broker's disk, MiB |\n|---|---|---|---|---|");
+    for history in &arguments.moving {
+        for kind in &arguments.brokers {
+            let folder = folder.join(format!("{history}-{kind:?}"));
+            let mut brokers = server::start(&[*kind], programs, &folder).await?;
+            let broker = brokers.first_mut().context("it was just started")?;
+            let moved = moving::run(broker, programs, history << 20, |what| progress(begun, what)).await;
+            let moving::Moved { history, took, cpu, newcomer_bytes } = moved.with_context(|| kind.name())?;
+            let (history, seconds, stored) = (history >> 20, took.as_secs_f64(), newcomer_bytes >> 20);
+            println!("| {} | {history} | {seconds:.2} | {cpu:.2} | {stored} |", kind.name());
+            drop(brokers);
+            std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        }
+    }
+    Ok(())
 }
 
 async fn measure(arguments: &Arguments, brokers: &[Broker]) -> Result<()> {
@@ -142,7 +206,7 @@ async fn measure(arguments: &Arguments, brokers: &[Broker]) -> Result<()> {
         progress(begun, &format!("warming up {}", broker.kind.name()));
         cells::warm_up(broker, arguments.partitions, duration).await?;
     }
-    let idle = idle(brokers).await?;
+    let idle = idle(brokers, arguments.idle.unwrap_or(3.0)).await?;
     for round in 0..arguments.rounds {
         let mut order: Vec<usize> = (0..brokers.len()).collect();
         // Each one goes first as often as the others.
@@ -168,16 +232,35 @@ async fn measure(arguments: &Arguments, brokers: &[Broker]) -> Result<()> {
     show(arguments, brokers, &wanted, &all, &idle, begun)
 }
 
-async fn fail_over(brokers: &mut [Broker], rounds: usize) -> Result<()> {
+async fn fail_over(arguments: &Arguments, brokers: &mut [Broker], rounds: usize) -> Result<()> {
     let begun = Instant::now();
-    println!("Machine: {}. {rounds} kills each.\n", process::machine());
-    println!("| broker | p50, ms | longest, ms |\n|---|---|---|");
-    for broker in brokers {
+    let (nodes, partitions, by) = (arguments.nodes, arguments.partitions, arguments.by);
+    println!(
+        "Machine: {}. Brokers: {nodes}, partitions besides those under load: {partitions}. By {by:?}.\n",
+        process::machine()
+    );
+    for broker in brokers.iter() {
         ensure!(broker.process_ids.len() > 1, "--failover needs --nodes 3 or 5");
-        let mut silences = failover::run(broker, rounds, |what| progress(begun, what)).await.context(broker.kind.name())?;
-        silences.sort_unstable();
-        let longest = silences.last().context("no rounds")?;
-        println!("| {} | {} | {} |", broker.kind.name(), silences[silences.len() / 2].as_millis(), longest.as_millis());
+        progress(begun, &format!("{}: making {partitions} partitions", broker.kind.name()));
+        broker.driver.create_topic("beside", partitions).await.context(broker.kind.name())?;
+    }
+    // What follows the making of a topic is over by then.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let seconds = arguments.idle.unwrap_or(30.0);
+    progress(begun, &format!("watching them idle for {seconds} s"));
+    let idle = idle(brokers, seconds).await?;
+    println!(
+        "| broker | idle, % of a core | rounds | p50, ms | longest, ms | other leaders' partitions: p50, ms | longest, ms |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    for (broker, idle) in brokers.iter_mut().zip(idle) {
+        let silences = failover::run(broker, by, rounds, |what| progress(begun, what)).await.context(broker.kind.name())?;
+        let shown = |of: fn(&failover::Silence) -> Duration| {
+            let spread = report::Spread::of(silences.iter().map(|silence| of(silence).as_secs_f64() * 1e3));
+            spread.map_or_else(|| "– | –".to_owned(), |spread| format!("{:.0} | {:.0}", spread.median, spread.greatest))
+        };
+        let (victims, others) = (shown(|silence| silence.victims), shown(|silence| silence.others));
+        println!("| {} | {:.1} | {rounds} | {victims} | {others} |", broker.kind.name(), idle * 100.0);
     }
     Ok(())
 }
@@ -194,10 +277,10 @@ fn wanted(text: &str) -> Result<Vec<usize>> {
 }
 
 /// Share of a core that each broker uses while nobody asks it anything.
-async fn idle(brokers: &[Broker]) -> Result<Vec<f64>> {
+async fn idle(brokers: &[Broker], seconds: f64) -> Result<Vec<f64>> {
     let before: Vec<f64> = brokers.iter().map(|broker| process::cpu_seconds_of(&broker.process_ids)).collect::<Result<_>>()?;
     let start = Instant::now();
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
     let share = |(broker, before): (&Broker, f64)| {
         anyhow::Ok((process::cpu_seconds_of(&broker.process_ids)? - before) / start.elapsed().as_secs_f64())
     };

@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// Ticks of /proc a second; the same on every Linux that Rust knows of.
 const TICKS: f64 = 100.0;
-/// How long a process may take to end after SIGTERM before it is killed.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a process may take to end after SIGTERM or SIGKILL.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A started program; it is ended when this is dropped.
 #[derive(Debug)]
@@ -26,9 +26,8 @@ impl Process {
         Ok(Process { command, log: log.to_owned(), child })
     }
 
-    /// Starts it again after it was killed.
+    /// Starts it again; it has [`ended`](Process::ended).
     pub(crate) fn restart(&mut self) -> Result<()> {
-        self.child.wait()?;
         self.child = spawn(&mut self.command, &self.log)?;
         Ok(())
     }
@@ -46,15 +45,12 @@ impl Process {
         }
     }
 
-    /// Asks it to end (SIGTERM) and waits.
-    pub(crate) fn stop(mut self) -> Result<()> {
-        Command::new("kill").arg(self.child.id().to_string()).status()?;
+    /// Waits until it has ended, which was asked for before.
+    pub(crate) async fn ended(&mut self) -> Result<()> {
         let start = Instant::now();
         while self.child.try_wait()?.is_none() {
-            if start.elapsed() > PATIENCE {
-                bail!("it did not end within {PATIENCE:?}");
-            }
-            std::thread::sleep(Duration::from_millis(20));
+            ensure!(start.elapsed() < PATIENCE, "it did not end within {PATIENCE:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
     }
@@ -73,9 +69,9 @@ fn spawn(command: &mut Command, log: &Path) -> Result<Child> {
     child.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))
 }
 
-/// Kills a process at once (SIGKILL).
-pub(crate) fn kill(process: u32) -> Result<()> {
-    let status = Command::new("kill").args(["-KILL", &process.to_string()]).status()?;
+/// Sends a process a signal, such as `KILL`.
+pub(crate) fn signal(process: u32, name: &str) -> Result<()> {
+    let status = Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status()?;
     ensure!(status.success(), "kill: {status}");
     Ok(())
 }

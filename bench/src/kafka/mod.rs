@@ -26,13 +26,14 @@ const REQUEST_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Kafka {
     addresses: Vec<String>,
+    replicas: u16,
     topic_settings: Vec<(&'static str, &'static str)>,
     leaders: Leaders,
 }
 
 impl Kafka {
-    pub(crate) fn new(addresses: Vec<String>, topic_settings: Vec<(&'static str, &'static str)>) -> Kafka {
-        Kafka { addresses, topic_settings, leaders: Leaders::default() }
+    pub(crate) fn new(addresses: Vec<String>, replicas: u16, topic_settings: Vec<(&'static str, &'static str)>) -> Kafka {
+        Kafka { addresses, replicas, topic_settings, leaders: Leaders::default() }
     }
 
     async fn connect(&self, broker: usize) -> Result<TcpStream> {
@@ -112,8 +113,7 @@ impl Driver for Kafka {
     }
 
     async fn create_topic(&self, name: &str, partitions: u32) -> Result<()> {
-        let replicas = u16::try_from(self.addresses.len())?;
-        wire::created_topic(self.ask(0, wire::create_topic(1, name, partitions, replicas, &self.topic_settings)?).await?)?;
+        wire::created_topic(self.ask(0, wire::create_topic(1, name, partitions, self.replicas, &self.topic_settings)?).await?)?;
         // It is made by the controller and known to the brokers a moment later: ask until they take a fetch.
         for _ in 0..200 {
             if self.is_known(name, partitions).await.is_ok() {
@@ -131,16 +131,33 @@ impl Driver for Kafka {
     async fn leaders(&self, topic: &str, partitions: u32) -> Result<Vec<usize>> {
         let led = wire::led(self.ask(0, wire::metadata(1, topic)?).await?)?;
         ensure!(led.len() == partitions as usize, "{topic} has {} partitions", led.len());
-        ensure!(led.iter().all(|(_, in_sync)| *in_sync == self.addresses.len()), "{topic}: replicas are not in sync");
-        let leaders = led.iter().map(|(leader, _)| Ok(usize::try_from(*leader)? - 1)).collect::<Result<Vec<_>>>()?;
+        ensure!(led.iter().all(|led| led.in_sync.len() == usize::from(self.replicas)), "{topic}: replicas are not in sync");
+        let leaders = led.iter().map(|led| Ok(usize::try_from(led.leader)? - 1)).collect::<Result<Vec<_>>>()?;
         self.leaders.note(topic, &leaders);
         Ok(leaders)
     }
 
     async fn leader(&self, asked: usize, topic: &str, partition: i32) -> Result<usize> {
         let led = wire::led(self.ask(asked, wire::metadata(1, topic)?).await?)?;
-        let (leader, _) = led.get(usize::try_from(partition)?).context("no such partition")?;
-        Ok(usize::try_from(*leader)? - 1)
+        let leader = led.get(usize::try_from(partition)?).context("no such partition")?.leader;
+        Ok(usize::try_from(leader)? - 1)
+    }
+
+    async fn replace(&self, topic: &str, partitions: u32, from: usize) -> Result<()> {
+        let led = wire::led(self.ask(0, wire::metadata(1, topic)?).await?)?;
+        ensure!(led.len() == partitions as usize, "{topic} has {} partitions", led.len());
+        let (from, newcomer) = (i32::try_from(from + 1)?, i32::try_from(self.addresses.len() + 1)?);
+        let with = |led: &wire::Led| led.replicas.iter().map(|id| if *id == from { newcomer } else { *id }).collect();
+        let moves: Vec<(i32, Vec<i32>)> = (0..).zip(&led).map(|(partition, led)| (partition, with(led))).collect();
+        wire::reassigned(self.ask(0, wire::reassign(1, topic, &moves)?).await?)
+    }
+
+    async fn left_on(&self, topic: &str, partitions: u32, from: usize) -> Result<usize> {
+        let led = wire::led(self.ask(0, wire::metadata(1, topic)?).await?)?;
+        ensure!(led.len() == partitions as usize, "{topic} has {} partitions", led.len());
+        let from = i32::try_from(from + 1)?;
+        let done = |led: &wire::Led| !led.replicas.contains(&from) && led.in_sync.len() == usize::from(self.replicas);
+        Ok(led.iter().filter(|led| !done(led)).count())
     }
 
     async fn append(&self, broker: usize, topic: &str, partition: i32, batch: Bytes) -> Result<()> {

@@ -1,7 +1,7 @@
 //! The few messages of Kafka's protocol that a bulk driver needs: CreateTopics 2, DeleteTopics 1, Produce 3, Fetch 4, Metadata 1,
-//! ApiVersions 0.
+//! ApiVersions 0, AlterPartitionReassignments 0.
 //!
-//! These are versions without tagged fields that Kafka 4 still takes. Source: Kafka's protocol guide.
+//! All but the last are versions without tagged fields that Kafka 4 still takes. Source: Kafka's protocol guide.
 
 use anyhow::{Context, Result, ensure};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -12,6 +12,7 @@ pub(crate) const METADATA: (i16, i16) = (3, 1);
 pub(crate) const API_VERSIONS: (i16, i16) = (18, 0);
 pub(crate) const CREATE_TOPICS: (i16, i16) = (19, 2);
 pub(crate) const DELETE_TOPICS: (i16, i16) = (20, 1);
+pub(crate) const ALTER_PARTITION_REASSIGNMENTS: (i16, i16) = (45, 0);
 
 /// How long the broker may take, in milliseconds.
 const TIMEOUT_MS: i32 = 30_000;
@@ -84,8 +85,16 @@ pub(crate) fn metadata(correlation: i32, topic: &str) -> Result<Bytes> {
     finish(out)
 }
 
-/// Each partition of the only topic of a Metadata answer: its leader's number and how many replicas are in sync.
-pub(crate) fn led(mut answer: Bytes) -> Result<Vec<(i32, usize)>> {
+/// A partition as Metadata tells of it.
+#[derive(Debug)]
+pub(crate) struct Led {
+    pub(crate) leader: i32,
+    pub(crate) replicas: Vec<i32>,
+    pub(crate) in_sync: Vec<i32>,
+}
+
+/// The partitions of the only topic of a Metadata answer.
+pub(crate) fn led(mut answer: Bytes) -> Result<Vec<Led>> {
     for _ in 0..answer.try_get_i32()? {
         answer.try_get_i32()?;
         get_string(&mut answer)?;
@@ -102,18 +111,51 @@ pub(crate) fn led(mut answer: Bytes) -> Result<Vec<(i32, usize)>> {
     for _ in 0..answer.try_get_i32()? {
         let error = answer.try_get_i16()?;
         let (partition, leader) = (answer.try_get_i32()?, answer.try_get_i32()?);
-        for _ in 0..answer.try_get_i32()? {
-            answer.try_get_i32()?;
-        }
-        let in_sync = answer.try_get_i32()?;
-        for _ in 0..in_sync {
-            answer.try_get_i32()?;
-        }
+        let mut numbers = || (0..answer.try_get_i32()?).map(|_| Ok(answer.try_get_i32()?)).collect::<Result<Vec<_>>>();
+        let (replicas, in_sync) = (numbers()?, numbers()?);
         ensure!(leader >= 0, "partition {partition}: no leader (Kafka's error {error} to Metadata)");
-        partitions.push((partition, (leader, usize::try_from(in_sync)?)));
+        partitions.push((partition, Led { leader, replicas, in_sync }));
     }
     partitions.sort_by_key(|(partition, _)| *partition);
     Ok(partitions.into_iter().map(|(_, found)| found).collect())
+}
+
+/// Gives partitions other replicas: AlterPartitionReassignments 0, whose lengths are one more than they say and whose fields end with a tag.
+pub(crate) fn reassign(correlation: i32, topic: &str, partitions: &[(i32, Vec<i32>)]) -> Result<Bytes> {
+    let mut out = begin(ALTER_PARTITION_REASSIGNMENTS, correlation);
+    out.put_u8(0);
+    out.put_i32(TIMEOUT_MS);
+    put_compact(&mut out, 1);
+    put_compact(&mut out, topic.len());
+    out.put_slice(topic.as_bytes());
+    put_compact(&mut out, partitions.len());
+    for (partition, replicas) in partitions {
+        out.put_i32(*partition);
+        put_compact(&mut out, replicas.len());
+        replicas.iter().for_each(|replica| out.put_i32(*replica));
+        out.put_u8(0);
+    }
+    out.put_u8(0);
+    out.put_u8(0);
+    finish(out)
+}
+
+/// The error of an answer to [`reassign`] as a whole.
+pub(crate) fn reassigned(mut answer: Bytes) -> Result<()> {
+    answer.try_get_u8()?;
+    answer.try_get_i32()?;
+    let error = answer.try_get_i16()?;
+    ensure!(error == 0, "Kafka's error {error} to AlterPartitionReassignments");
+    Ok(())
+}
+
+fn put_compact(out: &mut BytesMut, length: usize) {
+    let mut rest = length + 1;
+    while rest > 127 {
+        out.put_u8((rest & 127) as u8 | 128);
+        rest >>= 7;
+    }
+    out.put_u8(rest as u8);
 }
 
 /// Deletes a topic.

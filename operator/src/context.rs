@@ -1,6 +1,8 @@
 //! What all reconcilers share.
 
+use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -77,6 +79,14 @@ pub(crate) async fn publish(recorder: Recorder, events: mpsc::Receiver<(Event, O
     published.await;
 }
 
+/// The action of an Event. The recorder counts an Event up instead of making another when reason and action are those of a recent one, whatever
+/// the note says: so each note has an action of its own, and none is lost.
+fn action(reason: &str, note: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    note.hash(&mut hasher);
+    format!("{reason}-{:016x}", hasher.finish())
+}
+
 /// A hub's key.
 pub fn hub_key(hub: &Hub) -> HubKey {
     HubKey { namespace: hub.namespace().unwrap_or_default(), name: hub.name_any() }
@@ -146,8 +156,8 @@ impl Context {
     pub fn event<K: Resource<DynamicType = ()>>(&self, object: &K, kind: EventType, reason: &str, note: &str) {
         debug_assert!(crate::reasons::is_event(&K::kind(&()), reason), "Event {reason} is not in reasons.rs");
         let note: String = note.chars().take(1000).collect();
-        let event =
-            Event { type_: kind, reason: reason.to_owned(), note: Some(note), action: reason.to_owned(), secondary: None };
+        let action = action(reason, &note);
+        let event = Event { type_: kind, reason: reason.to_owned(), note: Some(note), action, secondary: None };
         if self.events.try_send((event, object.object_ref(&()))).is_err() {
             tracing::debug!(reason, "an event was left out: too many are waiting");
         }
@@ -174,5 +184,18 @@ impl Context {
         if !attempts.is_empty() {
             attempts.remove(&format!("{}/{}/{}", K::kind(&()), object.namespace().unwrap_or_default(), object.name_any()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_counted_together_only_if_they_say_the_same() {
+        let grown = action("Scaling", "the load asks for 4 brokers instead of 3 (bytes in)");
+        assert_eq!(grown, action("Scaling", "the load asks for 4 brokers instead of 3 (bytes in)"));
+        assert_ne!(grown, action("Scaling", "the load asks for 3 brokers instead of 4 (bytes in)"));
+        assert!(grown.len() <= 128, "what the API server takes: {grown}");
     }
 }

@@ -1,33 +1,10 @@
 # The parts `fleet` and `scale` of run.sh, which sources this file: a hub of one broker grows to three under load, is rolled, loses a node for good, heals,
 # and shrinks back, on four nodes; `scale` does it without the lost node, on two. It begins without hubs, and ends without definitions, hubs and operators.
 
-in_fleet=(-n fleet)
-fleet() { kube -n fleet "$@"; }
-of_hub() { field hub/hub "$1" "${in_fleet[@]}"; }
-# whole BROKERS COPIES: as many brokers serve, nothing lacks a copy, and the Hub says that it is Ready.
-whole() {
-  [ "$(of_hub '.status.brokersReady} {.status.replicationFactor} {.status.underReplicatedJournals} {.status.conditions[?(@.type=="Ready")].status} {.status.conditions[?(@.type=="Progressing")].status')" = "$1/$1 $2 0 True False" ]
-}
-# Numbers of the brokers that there are.
-brokers() { of_hub '.status.brokers[*].id'; }
-nodes_of_brokers() { fleet get pod -l tidegate.dev/hub=hub -o 'jsonpath={range .items[*]}{.spec.nodeName}{"\n"}{end}' | sort -u | wc -l; }
-# Every event that was acknowledged is there; one whose call failed may be there.
-all_there() {
-  local found
-  found=$(count clicks)
-  [ "$found" -ge "$events" ] && [ "$found" -le $((events + doubtful)) ] || give_up "$found events, and $events were acknowledged ($doubtful calls failed)"
-  printf '    %s events, all that were acknowledged\n' "$found"
-}
-flow_ends() {
-  flow_stop
-  events=$((events + flowed)) doubtful=$((doubtful + failures))
-}
-events=0 doubtful=0
+source tests/kubernetes/many.sh
 
 step "a hub of one broker"
-helm_in upgrade --install tidegate charts/tidegate --namespace tidegate-system --create-namespace >/dev/null
-kube create namespace fleet >/dev/null
-fleet create secret generic hub-s3 --from-literal AWS_ACCESS_KEY_ID=tidegate-test --from-literal AWS_SECRET_ACCESS_KEY=tidegate-test >/dev/null
+many_begin
 fleet apply -f - >/dev/null <<YAML
 apiVersion: tidegate.dev/v1alpha1
 kind: Hub
@@ -119,10 +96,4 @@ within 60 "the volumes of the others to go" one_claim
 flow_ends
 all_there
 
-step "and away"
-fleet delete topic --all --timeout 30s >/dev/null
-kube delete namespace fleet --wait=false >/dev/null
-within 120 "namespace fleet to go" namespace_gone fleet
-helm_in uninstall tidegate --namespace tidegate-system --wait --timeout 90s >/dev/null
-no_definitions
-kube delete namespace tidegate-system >/dev/null
+many_end

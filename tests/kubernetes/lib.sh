@@ -94,16 +94,18 @@ count() {
 }
 produce_one() { printf 'hello\n' | client produce "$1"; }
 
-# flow_start TOPIC: appends an event about each 200 ms, one call after the other, until flow_stop, which prints how many were not acknowledged at
-# once and leaves the number of the acknowledged ones in $flowed.
+# flow_start TOPIC [EVENTS]: appends an event (or so many of 100 bytes) about each 200 ms, one call after the other, until flow_stop, which prints how
+# many calls were not acknowledged at once and leaves the number of the acknowledged events in $flowed.
 flow_start() {
   reached "$1"
+  flow_of=${2:-1}
+  for ((event = 0; event < flow_of; event++)); do printf '%099d\n' "$event"; done >"$TIDEGATE_CLUSTER/flow-events"
   : >"$TIDEGATE_CLUSTER/flow"
   : >"$TIDEGATE_CLUSTER/flow-errors"
   (
-    until [ -e "$TIDEGATE_CLUSTER/flow-end" ]; do
+    until [ -e "$TIDEGATE_CLUSTER/flow-end" ] || ! [ -e "$TIDEGATE_CLUSTER/flow-events" ]; do
       began=$(now_ms)
-      if printf 'flow\n' | timeout 20 "$cluster" exec env TIDEGATE_ADDRESS="$hub" "$tidegate" produce "$1" >/dev/null 2>>"$TIDEGATE_CLUSTER/flow-errors"; then
+      if timeout 20 "$cluster" exec env TIDEGATE_ADDRESS="$hub" "$tidegate" produce "$1" <"$TIDEGATE_CLUSTER/flow-events" >/dev/null 2>>"$TIDEGATE_CLUSTER/flow-errors"; then
         echo "acknowledged $(($(now_ms) - began))"
       else
         echo "failed $? at $(date -u +%H:%M:%S.%N)" | tee -a "$TIDEGATE_CLUSTER/flow-errors"
@@ -119,10 +121,12 @@ flow_stop() {
   : >"$TIDEGATE_CLUSTER/flow-end"
   wait "$flow"
   rm "$TIDEGATE_CLUSTER/flow-end"
-  flowed=$(grep -c acknowledged "$TIDEGATE_CLUSTER/flow" || true)
+  local calls
+  calls=$(grep -c acknowledged "$TIDEGATE_CLUSTER/flow" || true)
+  flowed=$((calls * flow_of))
   failures=$(grep -c failed "$TIDEGATE_CLUSTER/flow" || true)
   printf '    meanwhile %s events were acknowledged, each call within %s ms, half of them within %s; %s calls failed\n' "$flowed" \
-    "$(flow_took | tail -n 1)" "$(flow_took | sed -n "$(((flowed + 1) / 2))p")" "$failures"
+    "$(flow_took | tail -n 1)" "$(flow_took | sed -n "$(((calls + 1) / 2))p")" "$failures"
   [ "$failures" = 0 ] || sed 's/^/    /' "$TIDEGATE_CLUSTER/flow-errors"
 }
 

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Tests on a real Kubernetes on this machine (deploy/cluster), in parts that run one after the other on one cluster of two nodes, or four for `fleet`:
+# Tests on a real Kubernetes on this machine (deploy/cluster), in parts that run one after the other on one cluster of two nodes, or four for the last two:
 #
 #   newcomer   what README tells a user, from helm install over lost pods, nodes and volumes to helm uninstall, with timings
 #   releases   helm upgrade from an earlier release, an operator for one namespace with a first hub, helm rollback
 #   faults     what a person sees when something is wrong: Secrets, buckets, classes, images, nodes, the API server, definitions
 #   scale      a hub of many brokers: kubectl scale up and down under load, a rolling restart, what is refused
 #   fleet      the same on four nodes, one of which is lost for good (over three minutes)
+#   load       a hub that scales by its load, on four nodes, one of which is marked as out of service
 #
-#   tests/kubernetes/run.sh [--keep] [PART…]   builds what is missing, runs (default: all but `fleet`), takes the cluster down; --keep leaves it up
+#   tests/kubernetes/run.sh [--keep] [PART…]   builds what is missing, runs (default: the first four), takes the cluster down; --keep leaves it up
 #
 # Timings are printed; one that takes three times its goal fails the test. It needs root and the right to make namespaces, mounts and interfaces: where
 # it hasn't them, it says what was skipped and succeeds, unless TIDEGATE_KUBERNETES=required. Other variables:
@@ -21,8 +22,8 @@ keep='' parts=()
 for argument in "$@"; do
   case $argument in
     --keep) keep=yes ;;
-    newcomer | releases | faults | scale | fleet) parts+=("$argument") ;;
-    *) sed -n '2,19s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    newcomer | releases | faults | scale | fleet | load) parts+=("$argument") ;;
+    *) sed -n '2,20s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
   esac
 done
 [ ${#parts[@]} -gt 0 ] || parts=(newcomer releases faults scale)
@@ -54,7 +55,7 @@ fi
 tidegate=$CARGO_TARGET_DIR/$profile/tidegate
 python=$(tests/tools/python.sh)
 
-[[ " ${parts[*]} " != *" fleet "* ]] || export TIDEGATE_NODES=4
+[[ " ${parts[*]} " != *" fleet "* && " ${parts[*]} " != *" load "* ]] || export TIDEGATE_NODES=4
 step "a cluster of ${TIDEGATE_NODES:-2} nodes with MinIO"
 "$cluster" down
 [ -n "$keep" ] || trap '"$cluster" down' EXIT

@@ -69,7 +69,10 @@ impl Campaign {
         });
         std::thread::scope(|scope| {
             let work = || {
-                while let Some(seed) = self.next(&mut state.lock(), &held, begun) {
+                loop {
+                    // In a `while let` the lock would be held while the seed runs.
+                    let next = self.next(&mut state.lock(), &held, begun);
+                    let Some(seed) = next else { return };
                     let outcome = run(seed);
                     self.note(&mut state.lock(), seed, outcome, begun, held.len());
                 }

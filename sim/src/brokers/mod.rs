@@ -309,6 +309,11 @@ impl Run {
                 // What must not come in stays outside.
                 Ended::Refused(..) if self.lost.contains(&broker) => self.cluster.forget(broker),
                 Ended::Refused(why, true) | Ended::Failed(why) if self.rotten.contains(&broker) => self.give_up(broker, &why),
+                // The hub retired it while it was down: it says so when it is started, and has left.
+                Ended::Failed(why) if self.leaving.contains(&broker) && why.contains("was retired by its hub") => {
+                    self.leaving.remove(&broker);
+                    self.cluster.forget(broker);
+                }
                 _ if is_faulty => self.report.disk_errors += 1,
                 Ended::Failed(why) => return Err(format!("broker {broker} failed without a fault: {why}")),
                 Ended::Refused(why, _) => return Err(format!("broker {broker} does not start, without a fault: {why}")),

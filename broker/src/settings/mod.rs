@@ -227,7 +227,7 @@ impl Default for WalSettings {
 pub struct JournalSettings {
     /// Bytes of appends in flight for one journal, 1 MiB to 2 GiB. Default 64 MiB.
     pub in_flight_bytes: u64,
-    /// Bytes of newest entries of all journals kept in memory. Default 256 MiB.
+    /// Bytes of newest entries of all journals kept in memory, 64 KiB to 64 GiB. Default 256 MiB.
     pub tail_cache_bytes: u64,
     /// Bytes of entries after which a local checkpoint is taken and the log lets go of what is tiered, at most 128 MiB (a start replays up to
     /// twice as much). Default 64 MiB.
@@ -342,7 +342,7 @@ impl HubSettings {
         within("hub.wal.soft_percent", self.wal.soft_percent, 1, 99)?;
         within("hub.wal.control_reserve_bytes", self.wal.control_reserve_bytes, 1 << 16, self.wal.budget_bytes / 4)?;
         within("hub.journal.in_flight_bytes", self.journal.in_flight_bytes, 1 << 20, 2 << 30)?;
-        within("hub.journal.tail_cache_bytes", self.journal.tail_cache_bytes, 1 << 20, 64 << 30)?;
+        within("hub.journal.tail_cache_bytes", self.journal.tail_cache_bytes, 64 << 10, 64 << 30)?;
         within("hub.journal.checkpoint_bytes", self.journal.checkpoint_bytes, 1 << 10, 128 << 20)?;
         within("hub.tier.seal_bytes", self.tier.seal_bytes, 64 << 10, 1 << 30)?;
         within("hub.tier.seal_age_ms", self.tier.seal_age_ms, 100, 365 * 24 * 60 * 60 * 1000)?;

@@ -4,7 +4,7 @@
 //! because until then the WAL cannot serve it. So the bound is the budget plus what is on its way (which the byte permits bound).
 //! Does not know what entries mean. `floor(journal) = min(durable, applied)`; entries above it stay.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -32,8 +32,6 @@ impl std::fmt::Debug for TailCache {
 struct Inner {
     used: u64,
     stamp: u64,
-    /// Oldest first. A key whose stamp is not the one in its journal was truncated or purged since.
-    order: VecDeque<(JournalId, u64, u64)>,
     journals: BTreeMap<JournalId, Journal>,
 }
 
@@ -61,6 +59,16 @@ impl TailCache {
         self.inner.lock().used
     }
 
+    /// Bytes that are held beyond the budget though nothing needs them: 0, or the bound is broken.
+    pub(super) fn excess_bytes(&self) -> u64 {
+        let inner = self.inner.lock();
+        let needed = inner.journals.values().map(|held| {
+            let above = held.durable.min(held.applied).saturating_add(1);
+            held.entries.range(above..).map(|(_, slot)| slot.bytes).sum::<u64>()
+        });
+        inner.used.saturating_sub(needed.sum::<u64>().max(self.budget))
+    }
+
     /// Puts an entry at the journal's end. `bytes` is the length of its payload.
     pub(super) fn insert(&self, journal: JournalId, index: u64, entry: RaftEntry, bytes: u64) {
         let mut inner = self.inner.lock();
@@ -69,7 +77,6 @@ impl TailCache {
         let old = inner.journals.entry(journal).or_default().entries.insert(index, Slot { stamp, bytes, entry });
         inner.used += bytes;
         inner.used -= old.map_or(0, |slot| slot.bytes);
-        inner.order.push_back((journal, index, stamp));
         inner.evict(self.budget);
     }
 
@@ -120,25 +127,59 @@ impl TailCache {
 }
 
 impl Inner {
+    /// Drops oldest entries while there is too much. A journal whose oldest entry must stay, because it has no majority or a slow disk, keeps no
+    /// other journal's. Looks at every journal for each entry dropped: a broker has few.
     fn evict(&mut self, budget: u64) {
         while self.used > budget {
-            let Some((journal, index, stamp)) = self.order.front().copied() else { return };
-            let held = self.journals.get_mut(&journal);
-            let current = held.filter(|held| held.entries.get(&index).is_some_and(|slot| slot.stamp == stamp));
-            if let Some(held) = current {
-                if index > held.durable.min(held.applied) {
-                    return;
-                }
-                self.used -= held.entries.remove(&index).map_or(0, |slot| slot.bytes);
-            }
-            self.order.pop_front();
+            let oldest = |held: &Journal| {
+                let (index, slot) = held.entries.first_key_value()?;
+                (*index <= held.durable.min(held.applied)).then_some(slot.stamp)
+            };
+            let droppable = self.journals.values_mut().filter_map(|held| Some((oldest(held)?, held)));
+            let Some((_, held)) = droppable.min_by_key(|(stamp, _)| *stamp) else { return };
+            self.used -= held.entries.pop_first().map_or(0, |(_, slot)| slot.bytes);
         }
-        // Keys of entries that are gone cost little, but must not pile up while the budget is never reached.
-        if self.order.len() > 64 && self.order.len() > 2 * self.journals.values().map(|held| held.entries.len()).sum::<usize>() {
-            let journals = &self.journals;
-            self.order.retain(|(journal, index, stamp)| {
-                journals.get(journal).and_then(|held| held.entries.get(index)).is_some_and(|slot| slot.stamp == *stamp)
-            });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::EntryPayload;
+    use tidegate_wal::Position;
+
+    use super::*;
+    use crate::raft::types::log_id;
+
+    const STUCK: JournalId = JournalId(1);
+    const BUSY: JournalId = JournalId(2);
+
+    fn entry(index: u64) -> RaftEntry {
+        let at = Position { term: 1, index, ..Position::default() };
+        RaftEntry { log_id: log_id(at).expect("an index above 0"), payload: EntryPayload::Blank }
+    }
+
+    #[test]
+    fn a_journal_that_stands_still_keeps_no_other_journals_entries() {
+        let cache = TailCache::new(10_000);
+        cache.insert(STUCK, 1, entry(1), 1_000);
+        for index in 1..100 {
+            cache.insert(BUSY, index, entry(index), 1_000);
+            cache.durable(BUSY, index);
+            cache.applied(BUSY, index);
+            assert_eq!(cache.excess_bytes(), 0, "after {index} entries: {cache:?}");
         }
+        assert!(cache.used_bytes() <= 10_000, "{cache:?}");
+        assert!(cache.get(STUCK, 1).is_some() && cache.get(BUSY, 99).is_some() && cache.get(BUSY, 1).is_none());
+    }
+
+    #[test]
+    fn the_oldest_entry_of_all_journals_goes_first() {
+        let cache = TailCache::new(4 * (1_000 + ENTRY_OVERHEAD));
+        for (journal, index) in [(STUCK, 1), (BUSY, 1), (STUCK, 2), (BUSY, 2), (BUSY, 3)] {
+            cache.insert(journal, index, entry(index), 1_000);
+            cache.durable(journal, index);
+            cache.applied(journal, index);
+        }
+        assert!(cache.get(STUCK, 1).is_none() && cache.get(BUSY, 1).is_some() && cache.get(STUCK, 2).is_some());
     }
 }

@@ -79,6 +79,19 @@ struct Inner {
     tasks: Mutex<Tasks>,
 }
 
+/// Memory that requests of one replica hold, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Counted anew: units that wait to be proposed.
+    pub waiting: usize,
+    /// What those were charged.
+    pub charged_waiting: usize,
+    /// What all units that were submitted and not answered are charged.
+    pub charged: usize,
+    /// What the broker's tail cache holds above its budget that is not on its way; 0 if it keeps its bound.
+    pub cache_excess: u64,
+}
+
 /// A handle that keeps nothing alive.
 pub(super) struct WeakJournal(Weak<Inner>);
 
@@ -392,6 +405,15 @@ impl Journal {
 
     pub(super) fn max_payload_bytes(&self) -> usize {
         self.inner.parts.wal.max_payload_bytes()
+    }
+
+    /// What this replica's requests hold of memory now, to compare with what they may.
+    pub fn memory(&self) -> Memory {
+        let (inner, settings) = (&self.inner, &self.inner.settings);
+        let budget = settings.data_bytes as usize + settings.control_bytes as usize;
+        let free = inner.data_permits.available_permits() + inner.control_permits.available_permits();
+        let (waiting, charged) = inner.queue.held();
+        Memory { waiting, charged_waiting: charged, charged: budget - free, cache_excess: inner.parts.cache.excess_bytes() }
     }
 
     /// The first index that this replica's own log still holds. A snapshot's tail items may lie below it.

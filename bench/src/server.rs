@@ -348,7 +348,9 @@ async fn start_nats(kind: Kind, programs: &Programs, home: &Path) -> Result<Star
 async fn wait_until<T>(process: &mut Process, log: &Path, mut up: impl AsyncFnMut() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     loop {
-        match up().await {
+        // Before it serves, a broker may take a question and never answer it.
+        let answer = tokio::time::timeout(Duration::from_secs(2), up()).await.context("no answer");
+        match answer.flatten() {
             Ok(value) => return Ok(value),
             Err(error) if start.elapsed() > PATIENCE => bail!("not up within {PATIENCE:?}: {error:#}; see {}", log.display()),
             Err(_) => {}

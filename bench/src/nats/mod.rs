@@ -23,6 +23,8 @@ use crate::flight::{Flight, Reading};
 /// Where the count of records stands in a batch, and its base offset.
 const RECORD_COUNT: std::ops::Range<usize> = 57..61;
 const BASE_OFFSET: std::ops::Range<usize> = 0..8;
+/// For one answer.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 /// Nanoseconds between two signs of life of an idle consumer.
 const HEARTBEAT_NANOS: u64 = 5_000_000_000;
 
@@ -61,7 +63,9 @@ impl Nats {
     async fn ask(&self, broker: usize, subject: &str, body: &[u8]) -> Result<Value> {
         let (mut reader, mut writer, inbox) = self.open(broker).await?;
         send(&mut writer, subject, &format!("{inbox}.a"), body).await?;
-        wire::answer(&next(&mut reader, &mut writer).await?)
+        // While nobody leads, nobody answers.
+        let answer = tokio::time::timeout(PATIENCE, next(&mut reader, &mut writer)).await.context("no answer")?;
+        wire::answer(&answer?)
     }
 
     async fn ask_api(&self, broker: usize, call: &str, body: &Value) -> Result<Value> {

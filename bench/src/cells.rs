@@ -151,10 +151,23 @@ pub(crate) struct Round<'a> {
 impl Round<'_> {
     /// Runs one cell.
     pub(crate) async fn run(&mut self, cell: &Cell, place: usize) -> Result<Measured> {
-        let before = Usage::now(&self.broker.process_ids)?;
-        let mut measured = match cell.load {
-            Load::CatchUp => self.catch_up().await?,
-            _ => self.produce(cell, place).await?,
+        let mut attempt = 0;
+        let (before, mut measured) = loop {
+            let before = Usage::now(&self.broker.process_ids)?;
+            let measured = match cell.load {
+                Load::CatchUp => self.catch_up().await,
+                _ => self.produce(cell, place, attempt).await,
+            };
+            match measured {
+                Ok(measured) => break (before, measured),
+                // Leaders may move for balance meanwhile, which the driver does not follow: the cell is run again, and that is said.
+                Err(error) if cell.load != Load::CatchUp && attempt < 3 => {
+                    eprintln!("{}: `{}` is run again: {error:#}", self.broker.kind.name(), cell.name);
+                    attempt += 1;
+                    self.settle().await?;
+                }
+                Err(error) => return Err(error),
+            }
         };
         let driver = cpu_seconds(std::process::id())? - before.driver;
         self.settle().await?;
@@ -192,9 +205,9 @@ impl Round<'_> {
         Ok(())
     }
 
-    async fn produce(&mut self, cell: &Cell, place: usize) -> Result<Measured> {
+    async fn produce(&mut self, cell: &Cell, place: usize, attempt: usize) -> Result<Measured> {
         let templates = Arc::new(Templates::build(cell.shape, self.partitions)?);
-        let topic = format!("bench-{}-{place}-{}", self.number, self.broker.kind as u8);
+        let topic = format!("bench-{}-{place}-{}-{attempt}", self.number, self.broker.kind as u8);
         let driver = &self.broker.driver;
         driver.create_topic(&topic, self.partitions).await?;
         let leaders = driver.leaders(&topic, self.partitions).await?;

@@ -60,7 +60,6 @@ pub(crate) async fn run(broker: &mut Broker, by: By, rounds: usize, progress: im
         progress(&format!("{}: round {} of {rounds}: {victims} ms, others {others} ms", broker.kind.name(), round + 1));
         silences.push(silence);
     }
-    broker.driver.delete_topic(TOPIC).await?;
     Ok(silences)
 }
 

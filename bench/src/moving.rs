@@ -19,6 +19,8 @@ const PARTITIONS: u32 = 100;
 const TOPIC: &str = "moving";
 /// Batches on their way on each connection while history is written.
 const WINDOW: usize = 16;
+/// Bytes written with the leaders as they were found.
+const PART: u64 = 128 << 20;
 /// For the move, and for a hub to come to rest.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// A hub at rest uses less than this share of a core, for so long.
@@ -37,10 +39,18 @@ pub(crate) struct Moved {
 
 /// Writes history, moves a broker's replicas to a new broker, once.
 pub(crate) async fn run(broker: &mut Broker, programs: &Programs, history: u64, progress: impl Fn(&str)) -> Result<Moved> {
-    let name = broker.kind.name();
+    let (name, begun) = (broker.kind.name(), Instant::now());
     broker.driver.create_topic(TOPIC, PARTITIONS).await?;
     progress(&format!("{name}: writing {} MiB", history >> 20));
-    write(broker, history).await?;
+    for part in 0..history.div_ceil(PART) {
+        let bytes = PART.min(history - part * PART);
+        // Leaders may move for balance meanwhile, which the driver does not follow: the part is written again.
+        while let Err(error) = write(broker, bytes).await {
+            progress(&format!("{name}: writing again: {error:#}"));
+            ensure!(begun.elapsed() < PATIENCE, "history cannot be written: {error:#}");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
     progress(&format!("{name}: waiting until it is at rest"));
     rest(broker).await?;
     let from = broker.process_ids.len() - 1;

@@ -244,7 +244,9 @@ impl Driver for Nats {
                 "replay_policy": "instant", "filter_subjects": subjects, "flow_control": true, "idle_heartbeat": HEARTBEAT_NANOS,
                 "num_replicas": 1, "mem_storage": true});
             let request = json!({"stream_name": stream, "config": config});
-            self.ask_api(0, &format!("CONSUMER.CREATE.{stream}.{name}"), &request).await?;
+            // Over the connection that listens, so that its subscription is known before: a consumer that nobody listens to ends.
+            let (call, body) = (format!("$JS.API.CONSUMER.CREATE.{stream}.{name}"), request.to_string());
+            send(&mut writer, &call, &format!("{inbox}.a"), body.as_bytes()).await?;
         }
         let _ = ready.send(());
         let mut offsets: HashMap<i32, i64> = HashMap::new();
@@ -258,6 +260,10 @@ impl Driver for Nats {
                 if !subject.is_empty() {
                     send(&mut writer, &subject, "", b"").await?;
                 }
+                continue;
+            }
+            if arrived.subject.starts_with(&inbox) {
+                wire::answer(&arrived)?;
                 continue;
             }
             let partition: i32 = arrived.subject.rsplit('.').next().context("no partition")?.parse()?;

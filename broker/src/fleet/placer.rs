@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::reports::newest;
 use crate::hub::{Error, Inner};
-use crate::placement::{Bounds, BrokerView, FleetView, Health, JournalView, Led, Step, plan};
+use crate::placement::{Bounds, BrokerView, FleetView, Health, JournalView, Led, Patience, Step, plan};
 
 /// Nothing new is given to a broker that was silent for so long.
 const SILENT: Duration = Duration::from_secs(3);
@@ -34,13 +34,14 @@ pub(crate) struct Placer {
     /// Since when this broker leads the catalog.
     since: Option<Duration>,
     moved: BTreeMap<JournalId, Duration>,
+    patience: Patience,
     /// When each volume was first seen in the catalog.
     seen: BTreeMap<Uuid, Duration>,
 }
 
 impl Placer {
     pub(crate) fn new(inner: Arc<Inner>) -> Placer {
-        Placer { inner, since: None, moved: BTreeMap::new(), seen: BTreeMap::new() }
+        Placer { inner, since: None, moved: BTreeMap::new(), patience: Patience::default(), seen: BTreeMap::new() }
     }
 
     /// One round. Does nothing elsewhere than on the catalog's leader.
@@ -63,9 +64,15 @@ impl Placer {
         });
         let view = self.view(now, since);
         self.inner.metrics.fleet(&view, self.inner.moves().len());
-        for step in plan(&view, &Bounds::default()) {
-            if let Step::TransferLeader { journal, .. } = &step {
-                self.moved.insert(*journal, now);
+        let steps = plan(&view, &Bounds::default());
+        let may_balance = self.patience.allows_balance(&view, &steps, now);
+        for step in steps {
+            match &step {
+                Step::BalanceLeader { .. } if !may_balance => continue,
+                Step::TransferLeader { journal, .. } | Step::BalanceLeader { journal, .. } => {
+                    self.moved.insert(*journal, now);
+                }
+                _ => {}
             }
             match self.run(&step).await {
                 Ok(()) => {
@@ -163,7 +170,9 @@ impl Placer {
             Step::ChangeVoters { journal, voters } => {
                 self.change(*journal, What::Voters(wired::Voters { replicas: voters.iter().copied().collect() })).await
             }
-            Step::TransferLeader { journal, to } => self.change(*journal, What::TransferTo(*to)).await,
+            Step::TransferLeader { journal, to } | Step::BalanceLeader { journal, to } => {
+                self.change(*journal, What::TransferTo(*to)).await
+            }
         }
     }
 

@@ -293,7 +293,7 @@ impl Planner<'_> {
             }
         }
         if let Some((_, journal, to)) = best {
-            self.steps.push(Step::TransferLeader { journal, to });
+            self.steps.push(Step::BalanceLeader { journal, to });
         }
     }
 

@@ -69,7 +69,7 @@ impl Model {
             }
             Step::AddLearner { journal, replica } => assert!(self.led(*journal).learners.insert(*replica), "{step:?}"),
             Step::ChangeVoters { journal, voters } => self.change_voters(*journal, voters, step),
-            Step::TransferLeader { journal, to } => {
+            Step::TransferLeader { journal, to } | Step::BalanceLeader { journal, to } => {
                 assert!(self.alive(*to), "{step:?}");
                 let led = self.led(*journal);
                 assert!(led.voters.contains(to) && led.in_sync.contains(to) && led.leader != *to, "{step:?} {led:?}");
@@ -267,8 +267,12 @@ fn a_silent_brokers_replicas_stay_and_a_lost_ones_are_rebuilt() {
     model.breathe(&mut || true);
     let planned = plan(&model.view, &Bounds::default());
     // Only the catalog gets another voter at once: the fourth broker follows it already.
-    let is_light =
-        |step: &Step| matches!(step, Step::TransferLeader { .. } | Step::ChangeVoters { journal: JournalId::CATALOG, .. });
+    let is_light = |step: &Step| {
+        matches!(
+            step,
+            Step::TransferLeader { .. } | Step::BalanceLeader { .. } | Step::ChangeVoters { journal: JournalId::CATALOG, .. }
+        )
+    };
     assert!(planned.iter().all(is_light), "{planned:?}");
     first(&mut model, Health::Lost);
     model.settle();
@@ -314,7 +318,7 @@ fn a_leader_moves_for_load_only_if_that_makes_a_difference() {
         journal.led.as_mut().unwrap().leader = 1;
     }
     let steps = moved(&model);
-    assert!(matches!(steps.as_slice(), [Step::TransferLeader { .. }]), "{steps:?}");
+    assert!(matches!(steps.as_slice(), [Step::BalanceLeader { .. }]), "{steps:?}");
     model.view.journals.values_mut().for_each(|journal| journal.settled = false);
     assert_eq!(moved(&model), [], "whoever moved lately stays");
 }

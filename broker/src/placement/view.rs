@@ -121,6 +121,13 @@ pub enum Step {
         /// To this voter.
         to: u64,
     },
+    /// Hand leadership over for the sake of balance alone: it can wait.
+    BalanceLeader {
+        /// The journal.
+        journal: JournalId,
+        /// To this voter.
+        to: u64,
+    },
     /// Drop a member that does not vote.
     RemoveLearner {
         /// The journal.

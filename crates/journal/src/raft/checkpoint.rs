@@ -140,19 +140,24 @@ impl Checkpoints {
         self.purged.fetch_max(index, Ordering::Relaxed);
     }
 
-    fn beyond_purge(&self, releasable: u64) -> u64 {
-        releasable.max(self.purged.load(Ordering::Relaxed))
-    }
-
-    /// All usable checkpoints, oldest first.
-    pub(super) fn kept(&self) -> Vec<Kept> {
-        self.kept.lock().clone()
-    }
-
-    /// The newest checkpoint whose index is at or below `releasable`, or at or below what the log was purged up to.
+    /// The newest checkpoint that reaches what the log still has and whose index is at or below `releasable`, or at or below what the log was purged
+    /// up to.
     pub(super) fn at_or_below(&self, releasable: u64) -> Option<Kept> {
-        let limit = self.beyond_purge(releasable);
-        self.kept.lock().iter().rev().find(|kept| kept.index() <= limit).cloned()
+        let kept = self.kept.lock();
+        self.chosen(&kept, releasable).map(|place| kept[place].clone())
+    }
+
+    /// The oldest checkpoint from which the log goes on.
+    pub(super) fn oldest_that_reaches_the_log(&self) -> Option<Kept> {
+        let purged = self.purged.load(Ordering::Relaxed);
+        self.kept.lock().iter().find(|kept| kept.index() >= purged).cloned()
+    }
+
+    fn chosen(&self, kept: &[Kept], releasable: u64) -> Option<usize> {
+        let purged = self.purged.load(Ordering::Relaxed);
+        let newest = kept.iter().rposition(|kept| (purged..=releasable.max(purged)).contains(&kept.index()));
+        // The log was purged up to the entry before a checkpoint, which was at or below `releasable` then: after a start the state may have to learn it again.
+        newest.or_else(|| kept.iter().position(|kept| purged > 0 && kept.index() == purged + 1))
     }
 
     /// Whether the newest checkpoint came from a leader.
@@ -178,8 +183,8 @@ impl Checkpoints {
             .await
     }
 
-    /// Writes a checkpoint durably and removes those that are no longer needed: all but the last two and the newest at or below
-    /// `releasable` or the purge.
+    /// Writes a checkpoint durably and removes those that are no longer needed: all but the last two and the one that [`Checkpoints::at_or_below`]
+    /// gives.
     pub(super) async fn write(&self, encoded: Encoded, releasable: u64) -> io::Result<CheckpointInfo> {
         let info = CheckpointInfo { index: encoded.kept.index(), bytes: encoded.bytes.len() as u64 };
         let (disk, path) = (self.env.disk.clone(), self.path(info.index));
@@ -189,8 +194,7 @@ impl Checkpoints {
             kept.retain(|old| old.index() < info.index);
             kept.push(encoded.kept);
             let floor = kept.len().saturating_sub(2);
-            let limit = self.beyond_purge(releasable);
-            let needed = kept.iter().rposition(|old| old.index() <= limit);
+            let needed = self.chosen(&kept, releasable);
             let mut place = 0;
             let (keep, drop): (Vec<Kept>, Vec<Kept>) = kept.drain(..).partition(|_| {
                 place += 1;
@@ -359,5 +363,41 @@ mod tests {
         checkpoints.write(at(300), 100).await.unwrap();
         assert_eq!(checkpoints.at_or_below(100).map(|kept| kept.index()), Some(169));
         assert_eq!(checkpoints.at_or_below(260).map(|kept| kept.index()), Some(250));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_start_the_checkpoint_that_the_log_was_purged_for_is_the_snapshot_though_the_state_lags() {
+        let (env, _handle) = Env::simulated(1);
+        let (checkpoints, _) = Checkpoints::open(JournalId(1), PathBuf::from("/checkpoints"), &env).await.unwrap();
+        let at = |index| {
+            let applied = log_id(Position { term: 1, leader: 0, index });
+            encode(JournalId(1), &Core { applied, ..Core::empty() }).unwrap()
+        };
+        checkpoints.write(at(32), 41).await.unwrap();
+        checkpoints.write(at(41), 41).await.unwrap();
+        checkpoints.purged_to(40);
+        for releasable in [0, 35, 40, 41, 45] {
+            assert_eq!(checkpoints.at_or_below(releasable).map(|kept| kept.index()), Some(41), "{releasable}");
+        }
+        // It stays until another one can take its place.
+        for index in [50, 60, 70] {
+            checkpoints.write(at(index), 35).await.unwrap();
+        }
+        assert_eq!(checkpoints.at_or_below(35).map(|kept| kept.index()), Some(41));
+        assert_eq!(checkpoints.at_or_below(60).map(|kept| kept.index()), Some(60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_the_checkpoint_that_the_log_was_purged_for_an_older_one_is_no_snapshot_either() {
+        let (env, _handle) = Env::simulated(1);
+        let (checkpoints, _) = Checkpoints::open(JournalId(1), PathBuf::from("/checkpoints"), &env).await.unwrap();
+        for index in [12, 33, 70] {
+            let applied = log_id(Position { term: 1, leader: 0, index });
+            let encoded = encode(JournalId(1), &Core { applied, ..Core::empty() }).unwrap();
+            checkpoints.write(encoded, 12).await.unwrap();
+        }
+        checkpoints.purged_to(41);
+        assert_eq!(checkpoints.at_or_below(62).map(|kept| kept.index()), None);
+        assert_eq!(checkpoints.oldest_that_reaches_the_log().map(|kept| kept.index()), Some(70));
     }
 }

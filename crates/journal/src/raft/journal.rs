@@ -523,7 +523,7 @@ impl Inner {
             let retained = self.view.read(|core| core.state.first_retained());
             floor = floor.min(retained.map_or(u64::MAX, |first| first.saturating_sub(1)));
         }
-        let Some(snapshot) = self.checkpoints.at_or_below(floor) else { return };
+        let Some(snapshot) = self.checkpoints.at_or_below(floor).filter(|snapshot| snapshot.index() <= floor) else { return };
         let target = snapshot.index();
         if self.view.read(|core| core.state.first_retained()).is_some_and(|first| first <= target) {
             // The tail must forget these entries before the log does; only a leader can say so.

@@ -184,9 +184,9 @@ impl Machine {
         self.checkpoints.at_or_below(self.view.read(|core| core.state.releasable()))
     }
 
-    /// The same, or the oldest that there is: after a start from the older of two checkpoints `releasable` may lag behind the purge.
+    /// The same, or the oldest that reaches what the log still has: after a start with a damaged checkpoint `releasable` may lag behind the purge.
     fn any_snapshot(&self) -> Option<Kept> {
-        self.snapshot().or_else(|| self.checkpoints.kept().into_iter().next())
+        self.snapshot().or_else(|| self.checkpoints.oldest_that_reaches_the_log())
     }
 }
 

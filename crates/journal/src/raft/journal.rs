@@ -34,6 +34,9 @@ use super::types::{RaftPayload, Runtime, TypeConfig};
 use crate::entry::{Operation, Unit, UnitOutcome};
 use crate::state::{Position, State};
 
+/// How long a journal that is shut down waits for units on their way.
+const LAST_UNITS: Duration = Duration::from_secs(3);
+
 /// What a journal is built on; shared by all journals of a broker.
 #[derive(Clone)]
 pub struct JournalParts {
@@ -76,6 +79,8 @@ struct Inner {
     again: Arc<AtomicU64>,
     incoming: IncomingSnapshot,
     failed: watch::Sender<Option<Arc<str>>>,
+    /// Raft is ended with units on their way, on purpose: that is no failure.
+    gives_up: Arc<AtomicBool>,
     tasks: Mutex<Tasks>,
 }
 
@@ -183,6 +188,7 @@ impl Journal {
             again: Arc::default(),
             incoming: IncomingSnapshot::default(),
             failed: watch::Sender::new(None),
+            gives_up: Arc::default(),
             tasks: Mutex::new(Tasks { proposer: None, others: vec![task] }),
             settings,
             parts,
@@ -320,15 +326,13 @@ impl Journal {
         self.inner.checkpoint().await
     }
 
-    /// Takes no more units, waits for those on their way, takes a checkpoint and ends all tasks. The WAL stays open.
+    /// Takes no more units, waits a few seconds for those on their way, takes a checkpoint and ends all tasks. The WAL stays open. Units that a
+    /// majority has not taken until then get an error; they may be stored all the same.
     pub async fn shutdown(&self) {
         let inner = &self.inner;
         inner.parts.links.detector.leave(self);
         inner.queue.close(JournalError::Closed { journal: inner.id });
-        let proposer = inner.tasks.lock().proposer.take();
-        if let Some(proposer) = proposer {
-            proposer.join().await;
-        }
+        self.end_proposals().await;
         if inner.failed.borrow().is_none()
             && let Err(error) = inner.checkpoint().await
         {
@@ -341,6 +345,28 @@ impl Journal {
             tracing::warn!(journal = inner.id.0, %error, "Raft did not end cleanly");
         }
         inner.parts.cache.forget(inner.id);
+    }
+
+    /// Waits for units on their way. A leader that nobody hears any more, such as one whose replica went elsewhere meanwhile, would wait for ever: no
+    /// majority takes them, and nobody tells it that there is another leader. Ending Raft answers them.
+    async fn end_proposals(&self) {
+        let inner = &self.inner;
+        let Some(proposer) = inner.tasks.lock().proposer.take() else { return };
+        let mut ended = proposer.join();
+        tokio::select! {
+            biased;
+            () = &mut ended => return,
+            () = inner.parts.env.clock.sleep(LAST_UNITS) => {}
+        }
+        tracing::warn!(
+            journal = inner.id.0,
+            "units on their way were taken by no majority: whether they are stored is not known"
+        );
+        inner.gives_up.store(true, Ordering::Relaxed);
+        if let Err(error) = inner.raft.shutdown().await {
+            tracing::warn!(journal = inner.id.0, %error, "Raft did not end cleanly");
+        }
+        ended.await;
     }
 
     /// Brokers with voters of this journal that are not heard at the moment.
@@ -448,9 +474,11 @@ impl Inner {
             in_flight: VecDeque::new(),
             again: Arc::clone(&self.again),
         };
-        let failed = self.failed.clone();
+        let (failed, gives_up) = (self.failed.clone(), Arc::clone(&self.gives_up));
         let body = async move {
-            if let Err(reason) = proposer.run().await {
+            if let Err(reason) = proposer.run().await
+                && !gives_up.load(Ordering::Relaxed)
+            {
                 failed.send_replace(Some(reason));
             }
         };

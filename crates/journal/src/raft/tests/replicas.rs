@@ -98,6 +98,28 @@ fn a_cut_off_leader_is_deposed_and_what_it_had_not_got_acknowledged_is_gone_ever
 }
 
 #[test]
+fn a_leader_that_nobody_hears_any_more_can_be_shut_down_with_units_on_their_way() {
+    on_threads(async {
+        let mut cluster = Cluster::of(&THREE, 31).await;
+        let old = cluster.leader().await;
+        cluster.propose(open(0)).await;
+        cluster.converged().await;
+        cluster.net.isolate(old, &THREE);
+        let journal = cluster.journal(old).clone();
+        let ticket = journal.submit(append(0, "taken by nobody else")).await.unwrap();
+        let rest: Vec<u64> = THREE.into_iter().filter(|id| *id != old).collect();
+        cluster.leader_of(&rest).await;
+        tokio::time::timeout(PATIENCE, journal.shutdown()).await.expect("it ends");
+        let error = tokio::time::timeout(PATIENCE, ticket).await.unwrap().unwrap_err();
+        // Both say that nobody knows whether it is stored.
+        assert!(matches!(error, JournalError::Failed { .. } | JournalError::Closed { .. }), "{error}");
+        assert_eq!(*journal.failed().borrow(), None, "nothing failed: its broker goes on");
+        cluster.kill(old);
+        assert_eq!(cluster.values(0).await, Vec::<String>::new());
+    });
+}
+
+#[test]
 fn the_truncated_suffix_is_gone_from_log_and_cache_after_a_restart_too() {
     on_threads(async {
         let mut cluster = Cluster::empty(4);

@@ -282,6 +282,20 @@ fn a_committed_position_falls_or_comes_from_nowhere() {
 }
 
 #[test]
+fn a_refused_commit_takes_nothing_from_an_unknown_one_of_the_same_position() {
+    let commit = |id, outcome| [Event::Commit { id, group: 0, at: AT, offset: 7 }, Event::CommitResult { id, outcome }];
+    let read = || Event::Position { group: 0, at: AT, offset: Some(7) };
+    let unknown_then_refused = |events: &mut Vec<Event>| {
+        events.extend(commit(10, Outcome::Info).into_iter().chain(commit(11, Outcome::Fail)).chain([read()]));
+    };
+    assert_eq!(broken(unknown_then_refused), BTreeSet::new());
+    let refused_twice = |events: &mut Vec<Event>| {
+        events.extend(commit(10, Outcome::Fail).into_iter().chain(commit(11, Outcome::Fail)).chain([read()]));
+    };
+    assert_eq!(broken(refused_twice), BTreeSet::from([Rule::Position]));
+}
+
+#[test]
 fn one_term_has_two_leaders() {
     let two = Event::Leads { journal: 1, term: 2, replica: 7 };
     assert_eq!(broken(|events| events.push(two)), BTreeSet::from([Rule::TwoLeaders]));

@@ -2,7 +2,7 @@
 //! what is whole and refuses the rest: never a wrong byte, never silently less.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +30,10 @@ enum Saw {
 
 /// Copies that are damaged after an orderly stop.
 const COPIES: u64 = 2;
+/// Of a file of the log (docs/formats/wal.md).
+const HEADER_BYTES: u64 = 64;
+/// How far from its end the log is damaged at its end.
+const LAST_BYTES: u64 = 4 << 10;
 
 impl Run {
     /// Damages copies of a machine whose hub was stopped in order, or killed when it had been idle: of every byte that matters the log knows
@@ -162,6 +166,9 @@ async fn read(hub: &Hub, at: TopicPartition, place: &PartitionRef, seen: &Mutex<
 /// Changes one file of the log or one checkpoint, and says how.
 pub(crate) fn damage_a_file(disk: &SimDisk, random: &SimRandom) -> Option<String> {
     let mut files = disk.files(Path::new("/hub/data")).ok()?;
+    if random.chance(3) {
+        return damage_the_end(disk, &files, random);
+    }
     // The log as often as all checkpoints together.
     let part = if random.chance(2) { ".wal" } else { "/checkpoints/" };
     files.retain(|(path, bytes)| *bytes > 0 && path.to_string_lossy().contains(part));
@@ -185,6 +192,18 @@ pub(crate) fn damage_a_file(disk: &SimDisk, random: &SimRandom) -> Option<String
         }
     };
     Some(format!("{how} at {place} of {} ({bytes} bytes)", path.display()))
+}
+
+/// Zeroes what the log wrote last, from some place on: a few frames with those that say that they are durable. Only the durable mark beside the log
+/// tells such damage from a write that the power cut off.
+fn damage_the_end(disk: &SimDisk, files: &[(PathBuf, u64)], random: &SimRandom) -> Option<String> {
+    let logs = files.iter().filter(|(path, bytes)| *bytes > 0 && path.to_string_lossy().ends_with(".wal"));
+    // The newest file is a spare one, with nothing in it but its header.
+    let path = logs.map(|(path, _)| path).filter(|path| disk.written(path).is_ok_and(|used| used > HEADER_BYTES)).max()?;
+    let used = disk.written(path).ok()?;
+    let place = used - 1 - random.below((used - HEADER_BYTES).min(LAST_BYTES));
+    disk.zero(path, place..used).ok()?;
+    Some(format!("zeros from {place} to the end of what was written, {used}, of {}", path.display()))
 }
 
 fn damage_an_object(store: &crate::store::SimStore, random: &SimRandom) -> Option<String> {

@@ -38,7 +38,7 @@ bugs! {
     an_acknowledgement_before_the_write: AcknowledgeEarly within 10;
     a_sync_that_is_tried_again: RetryFsync within 10;
     rot_that_is_taken_for_a_torn_tail: RotIsTornTail within 80;
-    a_durable_mark_that_is_not_read: ForgetMark within 60 from 100;
+    a_durable_mark_that_is_not_read: ForgetMark within 60;
     a_durable_mark_before_its_sync: MarkEarly within 40;
     a_tail_in_the_page_cache_that_is_taken_for_durable: SkipTailRewrite within 40;
     a_vote_that_is_forgotten: ForgetVote within 20;

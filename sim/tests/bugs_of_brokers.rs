@@ -45,7 +45,7 @@ bugs! {
     a_broker_that_is_retired_too_soon: RetireTooSoon from 0 within 6 by ["which is retired or unknown", "three voters in sync"];
     a_sync_that_is_skipped: SkipFsync from 0 within 2 by ["does not start", "lost"];
     a_vote_that_is_forgotten: ForgetVote from 0 within 4 by ["I6:", "two leaders"];
-    a_log_that_frees_what_is_not_tiered: FreeBeforeTier from 0 within 4 by ["I2:", "I4:"];
+    a_log_that_frees_what_is_not_tiered: FreeBeforeTier from 0 within 4 by ["I2:", "I4:", "what is releasable is covered"];
     producers_that_are_forgotten: ForgetProducers from 0 within 4 by ["the batch that follows was refused", "I3:"];
     an_entry_that_is_applied_twice: ApplyTwice from 0 within 2 by ["was applied before"];
 }

@@ -18,7 +18,7 @@ cargo test --workspace --profile "$profile"
 say "running simulations with faults: hubs of one broker for 45 seconds, replicated journals for 20, hubs of several brokers for 55"
 cargo run --quiet --package tidegate-sim --profile "$profile" -- --start 100 --seeds 1000 --seconds 45
 cargo run --quiet --package tidegate-sim --profile "$profile" -- --replicas --start 100 --seeds 1000 --seconds 20
-cargo run --quiet --package tidegate-sim --profile "$profile" -- --brokers --start 100 --seeds 1000 --seconds 55 --jobs 2
+cargo run --quiet --package tidegate-sim --profile "$profile" -- --brokers --start 144 --seeds 120 --seconds 55 --jobs 2
 say "running simulations of hubs with bugs on purpose: each must be found"
 cargo test --package tidegate-sim --features seeded-bugs --test bugs --test bugs_of_brokers --profile "$profile"
 say "linting the Helm chart, and comparing what it renders"

@@ -191,7 +191,14 @@ async fn empty(volume: &Path, settings: &HubSettings, journal: JournalId) {
         ..tidegate_wal::Settings::new(volume.join("data/wal"))
     };
     let env = Env::real();
-    let (wal, recovered) = tidegate_wal::Wal::open(wal, &env).await.unwrap();
+    // A broker that took too long to stop lets go of its volume a little later.
+    let mut opened = None;
+    until("the volume can be opened", async || {
+        opened = tidegate_wal::Wal::open(wal.clone(), &env).await.inspect_err(|error| println!("not yet: {error}")).ok();
+        opened.is_some()
+    })
+    .await;
+    let (wal, recovered) = opened.unwrap();
     assert!(recovered.journals.contains_key(&journal), "the broker held it");
     let parts = JournalParts {
         wal: wal.clone(),

@@ -35,8 +35,7 @@ step "a node is marked as out of service, and its broker's place is taken"
 node=$(field pod/hub-broker-4-0 .spec.nodeName "${in_fleet[@]}")
 "$cluster" node-kill "$node"
 lost=$(now_ms)
-silent() { [[ $(of_hub .status.brokersReady) != 4/4 ]]; }
-within 60 "the Hub to say that a broker is missing" silent
+# The operator may have been on that node: the taint moves it, too.
 kube taint node "$node" node.kubernetes.io/out-of-service=nodeshutdown:NoExecute >/dev/null
 replaced() { whole 4 3 && ! [[ " $(brokers) " =~ " 4 " ]]; }
 within 180 "another broker in the place of the fourth" replaced

@@ -4,23 +4,7 @@
 source tests/kubernetes/many.sh
 
 step "a hub of one broker"
-many_begin
-fleet apply -f - >/dev/null <<YAML
-apiVersion: tidegate.dev/v1alpha1
-kind: Hub
-metadata: {name: hub}
-spec:
-  brokers: {replicas: 1, template: {resources: {requests: {cpu: 10m, memory: 64Mi}}}}
-  objectStore: {s3: {bucket: tidegate, endpoint: "http://minio.minio.svc:9000", credentials: {secret: {name: hub-s3}}}}
----
-apiVersion: tidegate.dev/v1alpha1
-kind: Topic
-metadata: {name: clicks}
-spec: {hubRef: {name: hub}, partitions: 8}
-YAML
-within 60 "the hub to be whole with one broker" whole 1 1
-fleet wait topic/clicks --for condition=Ready --timeout 30s >/dev/null
-at_hub hub fleet
+many_begin 1 'replicas: 1'
 
 step "kubectl scale: three brokers, three copies, while events are taken"
 flow_start clicks

@@ -3,25 +3,7 @@
 source tests/kubernetes/many.sh
 
 step "a hub that scales by its load"
-many_begin
-fleet apply -f - >/dev/null <<YAML
-apiVersion: tidegate.dev/v1alpha1
-kind: Hub
-metadata: {name: hub}
-spec:
-  brokers:
-    autoscaling: {minReplicas: 3, maxReplicas: 4, targets: {bytesInPerSecond: 10Ki}, scaleUpAfter: 5s, scaleDownAfter: 20s}
-    template: {resources: {requests: {cpu: 10m, memory: 64Mi}}}
-  objectStore: {s3: {bucket: tidegate, endpoint: "http://minio.minio.svc:9000", credentials: {secret: {name: hub-s3}}}}
----
-apiVersion: tidegate.dev/v1alpha1
-kind: Topic
-metadata: {name: clicks}
-spec: {hubRef: {name: hub}, partitions: 8}
-YAML
-within 120 "the hub to be whole with three brokers" whole 3 3
-fleet wait topic/clicks --for condition=Ready --timeout 30s >/dev/null
-at_hub hub fleet
+many_begin 3 'autoscaling: {minReplicas: 3, maxReplicas: 4, targets: {bytesInPerSecond: 10Ki}, scaleUpAfter: 5s, scaleDownAfter: 20s}'
 
 step "more load than three brokers shall take"
 flow_start clicks 2000

@@ -24,11 +24,27 @@ flow_ends() {
 }
 events=0 doubtful=0
 
-# An operator, and a namespace that can reach the object store.
+# many_begin BROKERS HOW: an operator, and in a namespace of its own a hub whose spec.brokers says HOW, whole with so many brokers, and Topic clicks.
 many_begin() {
   helm_in upgrade --install tidegate charts/tidegate --namespace tidegate-system --create-namespace >/dev/null
   kube create namespace fleet >/dev/null
   fleet create secret generic hub-s3 --from-literal AWS_ACCESS_KEY_ID=tidegate-test --from-literal AWS_SECRET_ACCESS_KEY=tidegate-test >/dev/null
+  fleet apply -f - >/dev/null <<YAML
+apiVersion: tidegate.dev/v1alpha1
+kind: Hub
+metadata: {name: hub}
+spec:
+  brokers: {$2, template: {resources: {requests: {cpu: 10m, memory: 64Mi}}}}
+  objectStore: {s3: {bucket: tidegate, endpoint: "http://minio.minio.svc:9000", credentials: {secret: {name: hub-s3}}}}
+---
+apiVersion: tidegate.dev/v1alpha1
+kind: Topic
+metadata: {name: clicks}
+spec: {hubRef: {name: hub}, partitions: 8}
+YAML
+  within 120 "the hub to be whole with so many brokers: $1" whole "$1" "$1"
+  fleet wait topic/clicks --for condition=Ready --timeout 30s >/dev/null
+  at_hub hub fleet
 }
 
 # Nothing is left.

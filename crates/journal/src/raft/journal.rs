@@ -84,19 +84,6 @@ struct Inner {
     tasks: Mutex<Tasks>,
 }
 
-/// Memory that requests of one replica hold, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
-    /// Counted anew: units that wait to be proposed.
-    pub waiting: usize,
-    /// What those were charged.
-    pub charged_waiting: usize,
-    /// What all units that were submitted and not answered are charged.
-    pub charged: usize,
-    /// What the broker's tail cache holds above its budget that is not on its way; 0 if it keeps its bound.
-    pub cache_excess: u64,
-}
-
 /// A handle that keeps nothing alive.
 pub(super) struct WeakJournal(Weak<Inner>);
 
@@ -358,10 +345,7 @@ impl Journal {
             () = &mut ended => return,
             () = inner.parts.env.clock.sleep(LAST_UNITS) => {}
         }
-        tracing::warn!(
-            journal = inner.id.0,
-            "units on their way were taken by no majority: whether they are stored is not known"
-        );
+        tracing::warn!(journal = inner.id.0, "units on their way were not taken in time: whether they are stored is not known");
         inner.gives_up.store(true, Ordering::Relaxed);
         if let Err(error) = inner.raft.shutdown().await {
             tracing::warn!(journal = inner.id.0, %error, "Raft did not end cleanly");
@@ -431,15 +415,6 @@ impl Journal {
 
     pub(super) fn max_payload_bytes(&self) -> usize {
         self.inner.parts.wal.max_payload_bytes()
-    }
-
-    /// What this replica's requests hold of memory now, to compare with what they may.
-    pub fn memory(&self) -> Memory {
-        let (inner, settings) = (&self.inner, &self.inner.settings);
-        let budget = settings.data_bytes as usize + settings.control_bytes as usize;
-        let free = inner.data_permits.available_permits() + inner.control_permits.available_permits();
-        let (waiting, charged) = inner.queue.held();
-        Memory { waiting, charged_waiting: charged, charged: budget - free, cache_excess: inner.parts.cache.excess_bytes() }
     }
 
     /// The first index that this replica's own log still holds. A snapshot's tail items may lie below it.

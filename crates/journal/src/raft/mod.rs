@@ -35,7 +35,7 @@ mod wire;
 pub use cache::TailCache;
 pub use checkpoint::{CheckpointInfo, InspectedCheckpoint, inspect_checkpoint, is_checkpoint};
 pub use error::{JournalError, MemberError, ReadError, StartError, SubmitError};
-pub use journal::{Journal, JournalParts, Memory};
+pub use journal::{Journal, JournalParts};
 pub use leadership::Leadership;
 pub use members::{FormerVoters, Freshness, Members, Progress};
 pub use pacer::Pacer;

@@ -137,13 +137,6 @@ impl Queue {
         self.inner.lock().bytes
     }
 
-    /// Bytes of the units that wait, counted anew, and what they are charged.
-    pub(super) fn held(&self) -> (usize, usize) {
-        let inner = self.inner.lock();
-        let counted = inner.units.iter().map(|waiting| cost(&waiting.unit)).sum();
-        (counted, inner.units.iter().map(|waiting| waiting.claim.bytes).sum())
-    }
-
     pub(super) fn is_closed(&self) -> bool {
         self.inner.lock().closed.is_some()
     }

@@ -143,6 +143,22 @@ async fn a_consumer_seeks_by_time_offset_and_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn addresses_where_nobody_listens_cost_a_client_no_call() {
+    let (_folder, hub, _) = start().await;
+    let nobody = || format!("http://127.0.0.1:{}", free_port());
+    let list = format!("{}, http://{}, {}", nobody(), hub.client, nobody());
+    // Each client begins somewhere else in the list.
+    for number in 0..12 {
+        let client = Client::connect(list.as_str()).await.unwrap();
+        client.admin().create_topic(new_topic(&format!("topic-{number}"), 1)).await.unwrap();
+        let producer = client.producer().build().unwrap();
+        let record = Record::new(format!("topic-{number}")).value("a value");
+        assert_eq!(producer.send(record).await.unwrap().wait().await.unwrap().offset, 0);
+        producer.close().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn topics_and_groups_are_administered() {
     let (_folder, _hub, client) = start().await;
     let admin = client.admin();

@@ -9,7 +9,7 @@ use tidegate_proto::v1::group_service_client::GroupServiceClient;
 use tidegate_proto::v1::topic_service_client::TopicServiceClient;
 use tonic::{Request, Response, Status};
 
-use crate::{Client, Failure, Reason, Result, Start, Transport};
+use crate::{Client, Error, Failure, Reason, Result, Start, Transport};
 
 /// Groups and topics asked for in one page of a listing.
 const PAGE_SIZE: u32 = 1000;
@@ -40,7 +40,13 @@ impl Admin {
     {
         let mut request = Request::new(message);
         request.set_timeout(self.client.settings().request_timeout);
-        Ok(call(request).await?.into_inner())
+        let turn = self.client.turn();
+        let answer = call(request).await.map_err(Error::from);
+        if answer.as_ref().is_err_and(Error::is_unreachable) {
+            // Whoever tries again asks another broker.
+            self.client.turn_from(turn);
+        }
+        Ok(answer?.into_inner())
     }
 
     /// Makes a topic; it can be used when this returns.

@@ -54,20 +54,22 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub async fn connect_with(settings: ClientSettings, propagator: Option<Arc<dyn TracePropagator>>) -> Result<Client> {
-        let endpoints = endpoints(&settings)?;
+        let mut endpoints = endpoints(&settings)?;
         let propagation = propagator.map(Propagation::new).unwrap_or_default();
-        let mut tried = None;
-        for endpoint in endpoints.iter() {
-            tried = Some(endpoint.connect().await);
-            if matches!(tried, Some(Ok(_))) {
+        // Many clients with the same list spread over it.
+        let first = rand::random_range(0..endpoints.len());
+        endpoints.rotate_left(first);
+        let mut tried = endpoints[0].connect().await;
+        for _ in 1..endpoints.len() {
+            if tried.is_ok() {
                 break;
             }
+            // The one that answers comes first from now on.
+            endpoints.rotate_left(1);
+            tried = endpoints[0].connect().await;
         }
-        let channel = match (tried, endpoints.len()) {
-            (Some(Ok(channel)), 1) => channel,
-            (Some(Ok(_)) | None, _) => channel(&endpoints),
-            (Some(Err(error)), _) => return Err(error.into()),
-        };
+        let channel = tried?;
+        let endpoints: Arc<[Endpoint]> = endpoints.into();
         Ok(Client {
             settings: Arc::new(settings),
             endpoints,
@@ -121,15 +123,13 @@ impl Client {
         InterceptedService::new(Switch::new(channel), self.propagation.clone())
     }
 
-    /// Where any broker is asked: what the user named, then in turn what the hub has told of.
+    /// Where any broker is asked: what the user named, then what the hub has told of, one after the other.
     fn any(&self, turn: u64) -> Channel {
         let others = self.leaders.endpoints();
-        let place = usize::try_from(turn).unwrap_or(0) % (others.len() + 1);
-        let other = place.checked_sub(1).and_then(|place| others.get(place));
-        match other.and_then(|address| endpoint(&self.settings, address, true).ok()) {
-            Some(endpoint) => endpoint.connect_lazy(),
-            None => channel(&self.endpoints),
-        }
+        let place = usize::try_from(turn).unwrap_or(0) % (self.endpoints.len() + others.len());
+        let named = self.endpoints.get(place).cloned();
+        let told = || endpoint(&self.settings, others.get(place - self.endpoints.len())?, true).ok();
+        named.or_else(told).unwrap_or_else(|| self.endpoints[0].clone()).connect_lazy()
     }
 
     /// Whoever was asked since `seen` did not answer: ask another broker from now on.
@@ -222,15 +222,8 @@ impl Client {
     }
 }
 
-/// A connection that is opened with the first call, and again after each failure: with several endpoints, to any of them.
-fn channel(endpoints: &[Endpoint]) -> Channel {
-    match endpoints {
-        [only] => only.connect_lazy(),
-        several => Channel::balance_list(several.iter().cloned()),
-    }
-}
-
-fn endpoints(settings: &ClientSettings) -> Result<Arc<[Endpoint]>> {
+/// At least one.
+fn endpoints(settings: &ClientSettings) -> Result<Vec<Endpoint>> {
     settings.validate()?;
     let addresses: Vec<&str> = settings.endpoint.split(',').map(str::trim).filter(|address| !address.is_empty()).collect();
     let several = addresses.len() > 1;

@@ -132,3 +132,18 @@ fn a_batch_that_is_refused_for_good_after_its_answer_was_lost_is_unknown() {
     let decided = refuse(&mut lane, 2, Reason::MessageTooLarge, now);
     assert!(matches!(decided[..], [(_, Err(Error::UnknownOutcome { .. }))]), "{decided:?}");
 }
+
+/// A broker that hands over names the next leader, who takes the batch as soon as it leads.
+#[test]
+fn a_refusal_that_says_when_to_come_again_is_believed_and_one_that_does_not_is_backed_off_from() {
+    for (after, at_once) in [(Some(Duration::ZERO), true), (None, false)] {
+        let now = Instant::now();
+        let mut lane = Lane::new(true);
+        lane.push(batch(1, now + Duration::from_secs(1)));
+        send(&mut lane, 1, FIRST, now);
+        let failure = Failure { retry_after: after, ..Failure::new(Reason::NotLeader, "a test") };
+        lane.answered(1, Err(failure), now, &Backoff::default());
+        let soon = now + Duration::from_millis(2);
+        assert_eq!(lane.ready_at().unwrap() <= soon, at_once, "{after:?}");
+    }
+}

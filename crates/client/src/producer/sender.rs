@@ -343,7 +343,7 @@ impl Sender {
             let leaders = self.shared.client.leaders();
             if endpoint.is_some_and(|endpoint| leaders.moved_to(&place.topic, place.partition, endpoint)) {
                 // Whoever leads is known: there is nothing to wait for.
-                failure.retry_after = None;
+                failure.retry_after = Some(Duration::ZERO);
                 self.choose_stream(id);
             } else {
                 self.refresh();

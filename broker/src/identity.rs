@@ -3,6 +3,7 @@
 //! A volume is bound to one hub, broker and incarnation for ever. A fresh volume never bootstraps over a prefix of the store that is
 //! marked, not even by a hub of the same name: `tidegate recover` is the way for that. It does not know what else lies on the volume.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,6 +23,10 @@ const LOCK: &str = "lock";
 const OWNER: &str = "owner";
 /// There while a recovery writes log and checkpoints, until the identity file is written.
 const RECOVERING: &str = "recovering";
+/// The field of the marker that guards the others.
+const CHECK: &str = "check";
+/// A marker that is not whole is read so often: what came over the network may be wrong where what is stored is not.
+const MARKER_READS: u32 = 3;
 /// What a recovery writes before the identity file, and clears if an earlier one was cut off.
 const RECOVERED: [&str; 2] = ["wal", "checkpoints"];
 
@@ -210,6 +215,23 @@ pub struct Marker {
     pub hub_id: HubId,
     /// The volume that bootstrapped it.
     pub incarnation: Uuid,
+    /// CRC-32C of the other fields, in hexadecimal ([`check_of`]): one bit that turns would make it another hub's. Absent in those of older builds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<String>,
+}
+
+impl Marker {
+    fn of(identity: &Identity) -> Result<Marker, serde_json::Error> {
+        let bare = Marker { format: FORMAT, hub_id: identity.hub_id, incarnation: identity.incarnation, check: None };
+        let fields = serde_json::from_value(serde_json::to_value(&bare)?)?;
+        Ok(Marker { check: Some(check_of(&fields)), ..bare })
+    }
+}
+
+/// The checksum of a marker's fields, without itself: over their compact JSON, ordered by name, so that it holds of fields that later builds add.
+fn check_of(fields: &BTreeMap<String, serde_json::Value>) -> String {
+    let text: Vec<String> = fields.iter().map(|(name, value)| format!("{name:?}:{value}")).collect();
+    format!("{:08x}", tidegate_tier::crc32c(text.join(",").as_bytes()))
 }
 
 /// A locked data directory; dropping it lets the directory go.
@@ -330,6 +352,19 @@ fn parse<T: for<'a> Deserialize<'a>>(text: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(text).map_err(damaged)
 }
 
+/// A marker's fields, if they are what was written.
+fn parse_marker(text: &[u8]) -> Result<Marker, Problem> {
+    let mut fields: BTreeMap<String, serde_json::Value> =
+        serde_json::from_slice(text).map_err(|error| Problem::Damaged(error.to_string()))?;
+    if let Some(told) = fields.remove(CHECK) {
+        let found = check_of(&fields);
+        if told.as_str() != Some(&found) {
+            return Err(Problem::Damaged(format!("its field `{CHECK}` says {told}, and its other fields come to \"{found}\"")));
+        }
+    }
+    parse(text)
+}
+
 /// A new identity for an empty volume; not written yet.
 pub(crate) fn mint(env: &Env, broker_id: BrokerId) -> Identity {
     let hub_id = HubId(env.random.uuid());
@@ -356,24 +391,32 @@ pub(crate) fn write(env: &Env, directory: &Path, identity: &Identity) -> Result<
 
 /// Reads the marker of the store's prefix.
 pub(crate) async fn marker(store: &Arc<dyn ObjectStore>, key: &str) -> Result<Option<Marker>, IdentityError> {
-    match store.get(key).await {
-        Ok(text) => parse(&text).map(Some).map_err(|problem| match problem {
-            Problem::Newer(found) => IdentityError::Newer { place: key.to_owned(), found },
-            Problem::Damaged(problem) => IdentityError::DamagedMarker { key: key.to_owned(), problem },
-        }),
-        Err(StoreError::NotFound { .. }) => Ok(None),
-        Err(source) => Err(IdentityError::Store { source }),
+    let mut reads = 1;
+    loop {
+        let text = match store.get(key).await {
+            Ok(text) => text,
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(source) => return Err(IdentityError::Store { source }),
+        };
+        match parse_marker(&text) {
+            Ok(marker) => return Ok(Some(marker)),
+            Err(Problem::Newer(found)) => return Err(IdentityError::Newer { place: key.to_owned(), found }),
+            Err(Problem::Damaged(problem)) if reads == MARKER_READS => {
+                return Err(IdentityError::DamagedMarker { key: key.to_owned(), problem });
+            }
+            Err(Problem::Damaged(_)) => reads += 1,
+        }
     }
 }
 
 /// Marks the store's prefix for a hub. Done again by the same volume it changes nothing; anybody else's mark is refused.
 pub(crate) async fn claim(store: &Arc<dyn ObjectStore>, keys: &Keys, identity: &Identity) -> Result<(), IdentityError> {
     let key = keys.marker();
-    let ours = Marker { format: FORMAT, hub_id: identity.hub_id, incarnation: identity.incarnation };
     if let Some(found) = marker(store, &key).await? {
         return judge(&found, identity);
     }
-    let text = serde_json::to_vec_pretty(&ours)
+    let text = Marker::of(identity)
+        .and_then(|ours| serde_json::to_vec_pretty(&ours))
         .map_err(|error| IdentityError::DamagedMarker { key: key.clone(), problem: error.to_string() })?;
     match store.put(&key, vec![Bytes::from(text)], PutMode::CreateOnly).await {
         Ok(_) => Ok(()),
@@ -444,9 +487,28 @@ mod tests {
     fn identity_and_marker_of_format_1_stay_readable_and_are_still_written_so() {
         let kept = golden("identity-v1.json", &serde_json::to_vec_pretty(&identity()).unwrap());
         assert!(matches!(parse::<Identity>(&kept), Ok(read) if read == identity()));
-        let marker = Marker { format: 1, hub_id: identity().hub_id, incarnation: identity().incarnation };
-        let kept = golden("marker-v1.json", &serde_json::to_vec_pretty(&marker).unwrap());
-        assert!(matches!(parse::<Marker>(&kept), Ok(read) if read == marker));
+        let marker = Marker::of(&identity()).unwrap();
+        let kept = golden("marker-v1-checked.json", &serde_json::to_vec_pretty(&marker).unwrap());
+        assert!(matches!(parse_marker(&kept), Ok(read) if read == marker));
+        let older = Marker { check: None, ..marker };
+        let kept = golden("marker-v1.json", &serde_json::to_vec_pretty(&older).unwrap());
+        assert!(matches!(parse_marker(&kept), Ok(read) if read == older));
+    }
+
+    #[test]
+    fn a_marker_with_one_bit_turned_is_never_another_hubs() {
+        let marker = Marker::of(&identity()).unwrap();
+        let text = serde_json::to_vec_pretty(&marker).unwrap();
+        for bit in 0..text.len() * 8 {
+            let mut turned = text.clone();
+            turned[bit / 8] ^= 1 << (bit % 8);
+            match parse_marker(&turned) {
+                Err(Problem::Damaged(_)) => {}
+                // The name of the checksum's own field, or an upper-case digit of an id.
+                Ok(read) => assert_eq!((read.hub_id, read.incarnation), (marker.hub_id, marker.incarnation), "bit {bit}"),
+                Err(Problem::Newer(format)) => panic!("bit {bit}: it seems to have format {format}"),
+            }
+        }
     }
 
     #[test]

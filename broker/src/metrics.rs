@@ -11,6 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use tidegate_journal::raft::Turnover;
 use tidegate_model::JournalId;
 
 use crate::placement::{FleetView, JournalView};
@@ -29,6 +30,13 @@ pub struct CallLabels {
 pub struct MethodLabels {
     /// Method, as `Produce`.
     pub method: &'static str,
+}
+
+/// Why the leader of a journal went.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CauseLabels {
+    /// `handed_over` as planned, or `lost` to an election.
+    pub cause: &'static str,
 }
 
 /// What an append waited for.
@@ -114,6 +122,11 @@ pub struct Metrics {
     copied: Counter,
     copies_waited: Counter<f64, AtomicU64>,
     copy_limit: F64Gauge,
+    write_wait: F64Gauge,
+    slow: Gauge,
+    elections: Counter,
+    slow_hand_overs: Counter,
+    leaders_gone: Family<CauseLabels, Counter>,
     journal_applied: Family<JournalLabels, Gauge>,
     journal_leading: Family<JournalLabels, Gauge>,
     topics: Gauge,
@@ -140,6 +153,12 @@ pub struct Readings {
     pub copies_waited: Duration,
     /// The most that copies may take, in bytes per second.
     pub copy_limit: u64,
+    /// How long this broker makes a write wait, in milliseconds.
+    pub write_wait_ms: u32,
+    /// Whether it is so slow that it should lead nothing.
+    pub slow: bool,
+    /// How often leaders went.
+    pub turnover: Turnover,
     /// (journal, applied index, whether this broker leads it).
     pub journals: Vec<(u32, u64, bool)>,
     /// Living topics.
@@ -184,6 +203,11 @@ impl Default for Metrics {
             copied: Counter::default(),
             copies_waited: Counter::default(),
             copy_limit: F64Gauge::default(),
+            write_wait: F64Gauge::default(),
+            slow: Gauge::default(),
+            elections: Counter::default(),
+            slow_hand_overs: Counter::default(),
+            leaders_gone: Family::default(),
             journal_applied: Family::default(),
             journal_leading: Family::default(),
             topics: Gauge::default(),
@@ -250,6 +274,28 @@ impl Metrics {
         registry.register_with_unit("copied", "Bytes of replicas copied to other brokers", Unit::Bytes, self.copied.clone());
         registry.register_with_unit("copies_held_back", "Time that copies waited", Unit::Seconds, self.copies_waited.clone());
         registry.register_with_unit("copy_limit", "Most bytes per second of copies", Unit::Bytes, self.copy_limit.clone());
+        registry.register_with_unit(
+            "write_wait",
+            "How long this broker makes a write wait, by its disk or its way to a majority",
+            Unit::Seconds,
+            self.write_wait.clone(),
+        );
+        registry.register("slow", "1 while this broker is so slow that it leads nothing if others can", self.slow.clone());
+        registry.register(
+            "journal_elections",
+            "Elections that this broker asked for, because it heard of no leader of a journal for too long",
+            self.elections.clone(),
+        );
+        registry.register(
+            "journal_slow_hand_overs",
+            "Times that this broker gave a journal to another one because its own disk or network was slow",
+            self.slow_hand_overs.clone(),
+        );
+        registry.register(
+            "journal_leaders_gone",
+            "Times that this broker led a journal and then no longer did, by cause",
+            self.leaders_gone.clone(),
+        );
         registry.register("journal_applied_index", "Last entry applied, by journal", self.journal_applied.clone());
         registry.register("journal_leading", "1 where this broker leads the journal", self.journal_leading.clone());
         registry.register("topics", "Living topics", self.topics.clone());
@@ -303,11 +349,23 @@ impl Metrics {
         self.tier_unavailable.set(readings.tier_unavailable.into());
         self.tiering_lag.set(readings.tiering_lag_ms as f64 / 1000.0);
         self.copy_limit.set(readings.copy_limit as f64);
+        self.write_wait.set(f64::from(readings.write_wait_ms) / 1000.0);
+        self.slow.set(i64::from(readings.slow));
         {
             // Two that ask at the same time must not both add what is new.
             let _alone = self.registry.lock();
             self.copied.inc_by(readings.copied_bytes.saturating_sub(self.copied.get()));
             self.copies_waited.inc_by((readings.copies_waited.as_secs_f64() - self.copies_waited.get()).max(0.0));
+            let turnover = readings.turnover;
+            let gone = |cause| self.leaders_gone.get_or_create(&CauseLabels { cause }).clone();
+            for (counter, now) in [
+                (self.elections.clone(), turnover.elections),
+                (self.slow_hand_overs.clone(), turnover.slow),
+                (gone("handed_over"), turnover.handed_over),
+                (gone("lost"), turnover.lost),
+            ] {
+                counter.inc_by(now.saturating_sub(counter.get()));
+            }
         }
         self.topics.set(readings.topics as i64);
         self.partitions.set(readings.partitions as i64);
@@ -324,6 +382,29 @@ impl Metrics {
         match encode(&mut text, &self.registry.lock()) {
             Ok(()) => text,
             Err(error) => format!("# {error}\n"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_broker_counts_by_itself_is_told_once_however_often_somebody_asks() {
+        let metrics = Metrics::default();
+        for _ in 0..2 {
+            let turnover = Turnover { elections: 3, handed_over: 2, slow: 1, lost: 4 };
+            metrics.set(&Readings { turnover, ..Readings::default() });
+        }
+        let text = metrics.text();
+        for line in [
+            "tidegate_journal_elections_total 3",
+            "tidegate_journal_slow_hand_overs_total 1",
+            "tidegate_journal_leaders_gone_total{cause=\"handed_over\"} 2",
+            "tidegate_journal_leaders_gone_total{cause=\"lost\"} 4",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line} is missing in {text}");
         }
     }
 }

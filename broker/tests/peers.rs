@@ -218,3 +218,44 @@ async fn eventually_refused(network: &PeerNetwork) -> String {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_takes_longer_than_the_first_deadline_to_answer_is_connected_all_the_same() {
+    use tidegate_journal::raft::{Lane, Message};
+    /// Longer than what the first try gets, shorter than the second.
+    const STARVED: Duration = Duration::from_secs(3);
+    let (port, slow) = (listen("127.0.0.1:0").await, listen("127.0.0.1:0").await);
+    let (real, shown) = (port.local_addr().unwrap(), slow.local_addr().unwrap());
+    let asked = PeerNetwork::new(HUB, BrokerId(1), Env::real());
+    asked.serve(port).unwrap();
+    // The kernel takes each connection at once; whoever is behind it comes to its turn late.
+    let starved = tokio::spawn(async move {
+        loop {
+            let (mut near, _) = slow.accept().await.unwrap();
+            tokio::spawn(async move {
+                tokio::time::sleep(STARVED).await;
+                let mut far = tokio::net::TcpStream::connect(real).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    let asking = PeerNetwork::new(HUB, BrokerId(2), Env::real());
+    asking.locate(BrokerId(1), shown.to_string());
+    let begun = Instant::now();
+    loop {
+        let message = Message { journal: JournalId(0), chunks: vec![Bytes::from_static(b"anybody there?")] };
+        let told = match asking.links().peers.send(BrokerId(1), Lane::Control, message).await {
+            Ok(answer) => answer.await,
+            Err(error) => Err(error),
+        };
+        match told {
+            Ok(_) => break,
+            Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(begun.elapsed() > STARVED, "it was not starved");
+    starved.abort();
+    asking.stop().await;
+    asked.stop().await;
+}

@@ -143,7 +143,8 @@ pub(crate) fn is_damage(error: &OpenError) -> bool {
             )
         }
         OpenError::Journal(error) => {
-            matches!(error, StartError::NoCheckpoint { .. } | StartError::LogLost { .. } | StartError::BeyondFile { .. })
+            use StartError::{BeyondFile, Damaged, LogLost, NoCheckpoint};
+            matches!(error, NoCheckpoint { .. } | LogLost { .. } | BeyondFile { .. } | Damaged { .. })
         }
         OpenError::Identity(error) => matches!(error, IdentityError::Damaged { .. } | IdentityError::Foreign { .. }),
         _ => false,

@@ -115,6 +115,10 @@ pub(crate) struct World {
     pub(crate) consumers: Vec<Consumer>,
     /// When each offset was stored at the earliest, in true time, for topics that keep an hour.
     pub(crate) sent_at: BTreeMap<TopicPartition, BTreeMap<i64, i64>>,
+    /// Up to where somebody was told that each partition reaches, by an acknowledgement or by an answer to a read.
+    ends: BTreeMap<TopicPartition, i64>,
+    /// Acknowledgements so far.
+    pub(crate) acknowledgements: u64,
     /// Uids of topics that were deleted for certain.
     pub(crate) forgotten: BTreeSet<TopicUid>,
     /// Uids of topics whose deletion was asked for; it may have been cut off.
@@ -145,6 +149,8 @@ impl World {
             producers: Vec::new(),
             consumers: Vec::new(),
             sent_at: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            acknowledgements: 0,
             forgotten: BTreeSet::new(),
             maybe_gone: BTreeSet::new(),
             clock,
@@ -221,6 +227,17 @@ impl World {
         let keys: Vec<(usize, TopicPartition)> =
             self.topics.iter().enumerate().flat_map(|(number, topic)| topic.keys().map(move |at| (number, at))).collect();
         keys.get(self.random.below(keys.len() as u64) as usize).copied()
+    }
+
+    /// Takes note that somebody was told that a partition reaches up to `end`.
+    pub(crate) fn told_end(&mut self, at: TopicPartition, end: i64) {
+        let known = self.ends.entry(at).or_default();
+        *known = end.max(*known);
+    }
+
+    /// Up to where somebody was told that a partition reaches: who asks from now on is told no less.
+    pub(crate) fn known_end(&self, at: TopicPartition) -> i64 {
+        self.ends.get(&at).copied().unwrap_or(0)
     }
 
     /// The topic that has a key.

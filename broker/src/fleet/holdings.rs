@@ -1,7 +1,8 @@
 //! The notes on a volume of which replica of each data journal it holds (docs/formats/identity.md).
 //!
-//! A note is written once a replica has started and before anybody can hear it, and goes when all of the replica's bytes have gone. So a start that finds
-//! the note and not the log knows that the log was taken away, and does not begin under the old id as if it had never voted (I7).
+//! A note is written once a replica has started and before anybody can hear it. So a start that finds the note and not the log knows that the log was taken
+//! away, and does not begin under the old id as if it had never voted (I7). When all of the replica's bytes have gone the note stays and says so: a catalog
+//! that lags after a power cut may show the replica as wanted still.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,13 +22,37 @@ struct Note {
     format: u32,
     journal: u32,
     replica: u64,
+    /// It was taken back, and nothing is left of it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    gone: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// The notes of one volume.
 pub(crate) struct Holdings {
     env: Env,
     folder: PathBuf,
-    held: Mutex<BTreeMap<JournalId, u64>>,
+    notes: Mutex<Notes>,
+}
+
+/// The replica of each journal.
+#[derive(Clone, Default)]
+struct Notes {
+    held: BTreeMap<JournalId, u64>,
+    gone: BTreeMap<JournalId, u64>,
+}
+
+impl Notes {
+    fn take(&mut self, note: &Note) {
+        let journal = JournalId(note.journal);
+        let (to, from) = if note.gone { (&mut self.gone, &mut self.held) } else { (&mut self.held, &mut self.gone) };
+        from.remove(&journal);
+        to.insert(journal, note.replica);
+    }
 }
 
 impl Holdings {
@@ -40,29 +65,34 @@ impl Holdings {
         let (disk, path) = (env.disk.clone(), folder.clone());
         let read = move || {
             disk.create_dir_all_durably(&path)?;
-            let mut held = BTreeMap::new();
+            let mut notes = Notes::default();
             for entry in disk.list(&path)?.into_iter().filter(|entry| entry.name.ends_with(SUFFIX)) {
                 let file = path.join(&entry.name);
                 let note = parse(&disk.read(&file)?).map_err(|problem| {
                     let text = format!("{}: {problem}", file.display());
                     io::Error::new(io::ErrorKind::InvalidData, text)
                 })?;
-                held.insert(JournalId(note.journal), note.replica);
+                notes.take(&note);
             }
-            Ok::<_, io::Error>(held)
+            Ok::<_, io::Error>(notes)
         };
-        let held = env.run_blocking(read).await?;
-        Ok(Holdings { env: env.clone(), folder, held: Mutex::new(held) })
+        let notes = env.run_blocking(read).await?;
+        Ok(Holdings { env: env.clone(), folder, notes: Mutex::new(notes) })
     }
 
     /// The replica of a journal that is on this volume.
     pub(crate) fn get(&self, journal: JournalId) -> Option<u64> {
-        self.held.lock().get(&journal).copied()
+        self.notes.lock().held.get(&journal).copied()
     }
 
-    /// All of them.
+    /// The last replica of a journal that was on this volume, if there is none now.
+    pub(crate) fn gone(&self, journal: JournalId) -> Option<u64> {
+        self.notes.lock().gone.get(&journal).copied()
+    }
+
+    /// All that are there.
     pub(crate) fn all(&self) -> BTreeMap<JournalId, u64> {
-        self.held.lock().clone()
+        self.notes.lock().held.clone()
     }
 
     /// Notes a replica, in the place of an earlier one. Durable on return.
@@ -70,22 +100,22 @@ impl Holdings {
         if self.get(journal) == Some(replica) {
             return Ok(());
         }
-        let (disk, path) = (self.env.disk.clone(), self.path(journal));
-        let text = serde_json::to_vec(&Note { format: FORMAT, journal: journal.0, replica })?;
-        self.env.run_blocking(move || disk.write_atomically(&path, &text)).await?;
-        self.held.lock().insert(journal, replica);
-        Ok(())
+        self.write(Note { format: FORMAT, journal: journal.0, replica, gone: false }).await
     }
 
-    /// Strikes a note out. Durable on return.
+    /// Notes that a replica is gone. Durable on return.
     pub(crate) async fn strike(&self, journal: JournalId) -> io::Result<()> {
-        if self.get(journal).is_none() {
-            return Ok(());
+        match self.get(journal) {
+            Some(replica) => self.write(Note { format: FORMAT, journal: journal.0, replica, gone: true }).await,
+            None => Ok(()),
         }
-        let (disk, path, folder) = (self.env.disk.clone(), self.path(journal), self.folder.clone());
-        let remove = move || disk.remove_file(&path).and_then(|()| disk.sync_dir(&folder));
-        self.env.run_blocking(remove).await?;
-        self.held.lock().remove(&journal);
+    }
+
+    async fn write(&self, note: Note) -> io::Result<()> {
+        let (disk, path) = (self.env.disk.clone(), self.path(JournalId(note.journal)));
+        let text = serde_json::to_vec(&note)?;
+        self.env.run_blocking(move || disk.write_atomically(&path, &text)).await?;
+        self.notes.lock().take(&note);
         Ok(())
     }
 
@@ -128,6 +158,10 @@ mod tests {
         let again = Holdings::open(&env, folder.path()).await.unwrap();
         assert_eq!(again.all(), BTreeMap::from([(JournalId(1), (3 << 32) | 7), (JournalId(2), (1 << 32) | 7)]));
         assert_eq!(again.all(), holdings.all());
+        // What was there once is known, until a later one comes.
+        assert_eq!((again.gone(JournalId(4)), again.gone(JournalId(5)), again.gone(JournalId(1))), (Some(7), None, None));
+        again.note(JournalId(4), (1 << 32) | 7).await.unwrap();
+        assert_eq!((again.get(JournalId(4)), again.gone(JournalId(4))), (Some((1 << 32) | 7), None));
     }
 
     #[tokio::test]

@@ -80,11 +80,20 @@ impl Fleetwork {
         }
     }
 
+    /// Resolves, with the reason, when the write-ahead log failed.
+    pub(crate) async fn log_failed(&self) -> String {
+        self.wal.failed().await.to_string()
+    }
+
     /// Starts this broker's replica of a journal. What the volume holds of an earlier one goes first. One that was here and is not any more is refused
     /// (I7); so is one that is older than what the volume holds: then this broker's catalog lags.
     pub(crate) async fn start(&self, id: JournalId, replica: u64, beginning: Beginning) -> Result<Journal, OpenError> {
         // The identity file stands for the catalog's note.
         let held = self.holdings.get(id).filter(|_| id != JournalId::CATALOG);
+        // Its votes went with it: under its id nothing may vote any more.
+        if let Some(gone) = self.holdings.gone(id).filter(|gone| generation_of(*gone) >= generation_of(replica)) {
+            return Err(OpenError::Behind { journal: id, replica, held: gone });
+        }
         match held {
             Some(held) if generation_of(held) > generation_of(replica) => {
                 return Err(OpenError::Behind { journal: id, replica, held });
@@ -96,7 +105,8 @@ impl Fleetwork {
         let was_here = held == Some(replica) && recovered.is_none();
         let beginning = if was_here { Beginning::Restart } else { beginning };
         let settings = journal_settings(&self.settings, replica);
-        let founds = matches!(beginning, Beginning::Bootstrap { .. });
+        // A catalog that lags may show a journal as it was when it was founded here: whoever has it noted founded it long ago, and may lead it no more.
+        let founds = held.is_none() && matches!(beginning, Beginning::Bootstrap { .. });
         let journal = Journal::start_as(id, settings, beginning, recovered, self.parts(id)).await?;
         if id != JournalId::CATALOG
             && let Err(error) = self.note(id, replica, founds.then_some(&journal)).await

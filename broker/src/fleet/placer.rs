@@ -110,6 +110,7 @@ impl Placer {
                         node: broker.node.clone(),
                         state: broker.state,
                         health: health(&id, &broker.incarnation),
+                        slow: heard.get(&id).and_then(|heard| heard.report.busy).is_some_and(|busy| busy.slow),
                     };
                     (id, view)
                 })

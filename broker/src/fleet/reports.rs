@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tidegate_env::watch;
 use tidegate_journal::Journal;
 use tidegate_journal::entry::{BrokerState, Refusal};
 use tidegate_journal::raft::broker_of;
@@ -32,6 +33,8 @@ pub(crate) struct Heard {
 pub(crate) struct Reports {
     heard: Mutex<BTreeMap<BrokerId, Heard>>,
     leaders: Mutex<BTreeMap<JournalId, (u64, BrokerId)>>,
+    /// Counts what was new about them.
+    news: watch::Sender<u64>,
     /// Bytes appended to each journal through this broker, by the journal's number.
     appended: Box<[AtomicU64]>,
 }
@@ -39,24 +42,35 @@ pub(crate) struct Reports {
 impl Default for Reports {
     fn default() -> Self {
         let appended = (0..JOURNALS).map(|_| AtomicU64::new(0)).collect();
-        Reports { heard: Mutex::default(), leaders: Mutex::default(), appended }
+        Reports { heard: Mutex::default(), leaders: Mutex::default(), news: watch::Sender::new(0), appended }
     }
 }
 
 impl Reports {
-    /// The leader of a journal, as it was last told.
-    pub(crate) fn leader(&self, journal: JournalId) -> Option<BrokerId> {
-        self.leaders.lock().get(&journal).map(|(_, broker)| *broker)
+    /// The leader of a journal, as it was last told, unless that was of an earlier term.
+    pub(crate) fn leader(&self, journal: JournalId, least_term: u64) -> Option<BrokerId> {
+        self.leaders.lock().get(&journal).filter(|(term, _)| *term >= least_term).map(|(_, broker)| *broker)
+    }
+
+    /// Changes whenever a leader is told that was not known.
+    pub(crate) fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
     }
 
     /// Takes over who leads what, by term.
     pub(crate) fn learn(&self, leaders: impl IntoIterator<Item = (JournalId, u64, BrokerId)>) {
+        let mut is_news = false;
         let mut known = self.leaders.lock();
         for (journal, term, broker) in leaders {
-            let entry = known.entry(journal).or_insert((term, broker));
-            if entry.0 <= term {
-                *entry = (term, broker);
+            let before = known.get(&journal).copied();
+            if before.is_none_or(|(known, _)| known <= term) {
+                known.insert(journal, (term, broker));
+                is_news |= before != Some((term, broker));
             }
+        }
+        drop(known);
+        if is_news {
+            self.news.send_modify(|count| *count += 1);
         }
     }
 
@@ -116,7 +130,7 @@ impl Meter {
         }
         let copied = inner.pacer.copied_bytes();
         self.copied.read(copied as f64, seconds);
-        let log = inner.wal.status();
+        let (log, slowness) = (inner.wal.status(), inner.catalog.slowness());
         wired::Busyness {
             bytes_out: self.fetched.per_second,
             cpu_cores: processors.map(|_| self.processors.per_second),
@@ -124,6 +138,8 @@ impl Meter {
             copy_bytes: self.copied.per_second,
             copied_bytes: copied,
             copy_limit: inner.pacer.bytes_per_second(),
+            wait_ms: slowness.wait_ms,
+            slow: slowness.is_slow,
         }
     }
 

@@ -124,6 +124,8 @@ fn broker_out(status: &BrokerStatus) -> wire::ClusterBroker {
         copy_bytes_per_second: status.busy.map(|busy| busy.copy_bytes),
         copy_limit_bytes_per_second: status.busy.map(|busy| busy.copy_limit),
         copied_bytes: status.busy.map(|busy| busy.copied_bytes),
+        wait_ms: status.busy.map(|busy| busy.wait_ms),
+        slow: status.busy.is_some_and(|busy| busy.slow),
     }
 }
 

@@ -175,7 +175,7 @@ impl AppendTicket {
     }
 
     fn outcome(&self, answer: Result<UnitOutcome, Error>) -> Result<Appended, Error> {
-        let outcomes = match answer? {
+        let outcomes = match answer.map_err(|error| self.hub.inner.moved_for_client(self.journal, error))? {
             UnitOutcome::Applied(outcomes) => outcomes,
             UnitOutcome::Refused { refusal, .. } => return Err(refused(*refusal)),
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidegate_model::{LeaderEpoch, Offset, ProducerEpoch, TopicUid};
+use tidegate_model::{BrokerId, LeaderEpoch, Offset, ProducerEpoch, TopicUid};
 
 /// Why the hub did not do what was asked.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -173,6 +173,8 @@ pub enum Error {
     NotLeader {
         /// Who does, if known.
         problem: String,
+        /// The broker that does, as far as was known when this was refused.
+        leader: Option<BrokerId>,
         /// Where the leader takes clients, if known.
         endpoint: Option<String>,
         /// When to try again where it is not.

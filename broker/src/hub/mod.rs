@@ -25,9 +25,10 @@ mod whole;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use tidegate_env::{Env, Joined};
 use tidegate_journal::entry::{BrokerState, Operation, Outcome, Refusal, Unit, UnitOutcome};
-use tidegate_journal::raft::{Pacer, Ticket};
+use tidegate_journal::raft::{Pacer, Ticket, broker_of};
 use tidegate_journal::{Journal, JournalError};
 use tidegate_model::{BrokerId, HubId, JournalId, TimestampMs};
 use tidegate_proto::internal::v1::Describe;
@@ -61,6 +62,9 @@ pub use types::{
     ProducerIdentity, TopicDescription,
 };
 pub(crate) use whole::named;
+
+/// Journals that are closed at the same time: each holds the bytes of its checkpoint meanwhile.
+const CLOSING: usize = 32;
 
 /// A cheap handle on a hub's broker; clones share it.
 #[derive(Clone)]
@@ -239,13 +243,9 @@ impl Hub {
             for task in tasks {
                 task.join().await;
             }
-            for journal in inner.hosted.all().values().chain([&inner.catalog]) {
-                if let Err(error) = journal.checkpoint().await {
-                    tracing::warn!(%error, "no checkpoint at shutdown; the next start replays more");
-                }
-                inner.network.transport.unregister(journal.id());
-                journal.shutdown().await;
-            }
+            let journals: Vec<Journal> = inner.hosted.all().values().chain([&inner.catalog]).cloned().collect();
+            // Each may wait for a majority that is not there any more: one after the other they would outlast any deadline.
+            futures::stream::iter(journals).for_each_concurrent(CLOSING, |journal| inner.close(journal)).await;
             inner.wal.clone().close().await;
         };
         tokio::select! {
@@ -258,6 +258,15 @@ impl Hub {
 }
 
 impl Inner {
+    /// Takes a last checkpoint of a journal and ends it.
+    async fn close(&self, journal: Journal) {
+        if let Err(error) = journal.checkpoint().await {
+            tracing::warn!(journal = journal.id().0, %error, "no checkpoint at shutdown; the next start replays more");
+        }
+        self.network.transport.unregister(journal.id());
+        journal.shutdown().await;
+    }
+
     pub(crate) fn now(&self) -> TimestampMs {
         TimestampMs(self.env.clock.now_ms())
     }
@@ -308,8 +317,12 @@ pub(crate) fn submit_error(error: JournalError) -> Error {
     let problem = error.to_string();
     match error {
         JournalError::Full { retry_after, .. } => Error::StorageFull { problem, retry_after },
-        JournalError::NotLeader { .. } | JournalError::NoMajority { .. } => {
-            Error::NotLeader { problem, endpoint: None, retry_after: Duration::from_millis(100) }
+        JournalError::NotLeader { leader, .. } => {
+            let leader = leader.map(broker_of);
+            Error::NotLeader { problem, leader, endpoint: None, retry_after: Duration::from_millis(100) }
+        }
+        JournalError::NoMajority { .. } => {
+            Error::NotLeader { problem, leader: None, endpoint: None, retry_after: Duration::from_millis(100) }
         }
         JournalError::Closed { .. } => Error::ShuttingDown,
         JournalError::TooLarge { bytes, limit, .. } => Error::TooLarge {
@@ -329,7 +342,7 @@ pub(crate) fn refused(refusal: Refusal) -> Error {
         Refusal::UnknownPartition { .. } | Refusal::StaleGeneration { .. } => Error::unavailable(text),
         // The next home is open within some milliseconds.
         Refusal::PartitionSealed { .. } => {
-            Error::NotLeader { problem: text, endpoint: None, retry_after: Duration::from_millis(5) }
+            Error::NotLeader { problem: text, leader: None, endpoint: None, retry_after: Duration::from_millis(5) }
         }
         Refusal::BadBatch { .. } => Error::InvalidBatch { field: "batches".to_owned(), problem: text },
         Refusal::OutOfSequence { expected, got, .. } => Error::OutOfSequence { expected: expected.0, got: got.0 },

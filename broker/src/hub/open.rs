@@ -47,7 +47,7 @@ pub enum OpenError {
     },
     /// The volume holds a later replica than the one that is to be started: the catalog, as this broker knows it, is older than its volume.
     #[error(
-        "this volume holds replica {held} of journal {journal}, which came after {replica}: the catalog here lags, and is waited for"
+        "this volume holds, or held and gave back, replica {held} of journal {journal}, and {replica} is older or the same: the catalog here lags, and is waited for"
     )]
     Behind {
         /// The journal.
@@ -309,7 +309,9 @@ async fn start_assigned(
 async fn start_catalog(fleetwork: &Fleetwork, settings: &HubSettings, identity: &Identity) -> Result<Journal, OpenError> {
     let replica = identity.replica();
     let beginning = match (identity.catalog_replica, identity.bootstrapped) {
-        (_, true) => Beginning::Restart,
+        (0, true) => Beginning::Restart,
+        // Its first sight of the catalog may be all that was durable, and not yet the entry that makes it a member.
+        (_, true) => Beginning::Return,
         (0, false) => Beginning::Bootstrap { voters: [replica].into() },
         (_, false) => Beginning::Join,
     };
@@ -321,9 +323,17 @@ async fn start_catalog(fleetwork: &Fleetwork, settings: &HubSettings, identity: 
         bootstrap(&catalog, settings, identity).await.map_err(OpenError::Start)?;
         return Ok(catalog);
     }
-    let mut changes = catalog.catalog_changes();
+    let (mut changes, mut ended) = (catalog.catalog_changes(), catalog.failed());
     while catalog.read_state(|state| state.catalog().fleet().broker(identity.broker_id).is_none()) {
-        changes.changed().await.map_err(|_| OpenError::Start(Error::ShuttingDown))?;
+        tokio::select! {
+            biased;
+            // Nobody else looks yet: a broker whose disk failed by now would wait for ever.
+            failed = fleetwork.log_failed() => return Err(OpenError::Start(Error::internal(failed))),
+            Ok(reason) = ended.wait_for(Option::is_some) => {
+                return Err(OpenError::Start(Error::internal(reason.as_deref().unwrap_or_default())));
+            }
+            changed = changes.changed() => changed.map_err(|_| OpenError::Start(Error::ShuttingDown))?,
+        }
     }
     Ok(catalog)
 }

@@ -193,6 +193,9 @@ impl Hub {
             copied_bytes: self.inner.pacer.copied_bytes(),
             copies_waited: self.inner.pacer.waited(),
             copy_limit: self.inner.pacer.bytes_per_second(),
+            write_wait_ms: self.inner.catalog.slowness().wait_ms,
+            slow: self.inner.catalog.slowness().is_slow,
+            turnover: self.inner.catalog.turnover(),
             journals: journals
                 .map(|(id, journal)| (id.0, journal.applied().borrow().index, journal.leadership().borrow().is_self))
                 .collect(),

@@ -24,7 +24,11 @@ use super::codec::{Frame, Frames};
 const QUEUED: usize = 1024;
 /// Frames handed to HTTP/2 ahead of its flow control.
 const WRITING: usize = 16;
+/// For a connection of the network alone: the peer's kernel answers that, however busy the peer is.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+/// For a connection on which the peer answers: at first, and at most. It doubles whenever it was not enough, for a peer, or a broker itself, that gets
+/// little of its processors would else begin anew for ever.
+const ANSWER_DEADLINE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(10));
 const KEEPALIVE: Duration = Duration::from_secs(1);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -103,21 +107,25 @@ enum Ended {
 
 impl Keeper {
     async fn run(mut self) {
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut deadline) = (FIRST_PAUSE, ANSWER_DEADLINE.0);
         loop {
             let Some(inner) = self.inner.upgrade() else { return };
             let clock = Arc::clone(&inner.env.clock);
-            let connecting = connect(inner, self.to, self.lane).boxed();
+            let connecting = connect(inner, self.to, self.lane, deadline).boxed();
             let reason = match self.refusing_until(connecting, "it is being connected").await {
                 None => return,
                 Some(Ok((frames, answers))) => {
-                    pause = FIRST_PAUSE;
+                    (pause, deadline) = (FIRST_PAUSE, ANSWER_DEADLINE.0);
                     match self.drive(frames, answers).await {
                         Ended::Nobody => return,
                         Ended::Connection(reason) => reason,
                     }
                 }
-                Some(Err(reason)) => reason,
+                Some(Err(Unconnected::Refused(reason))) => reason,
+                Some(Err(Unconnected::Late(reason))) => {
+                    deadline = (deadline * 2).min(ANSWER_DEADLINE.1);
+                    reason
+                }
             };
             tracing::debug!(broker = self.to.0, lane = ?self.lane, reason, "no connection to a peer");
             if self.refusing_until(clock.sleep(pause), &reason).await.is_none() {
@@ -180,9 +188,22 @@ impl Keeper {
     }
 }
 
+/// Why there is no stream.
+enum Unconnected {
+    Refused(String),
+    /// There may be one if more time is given.
+    Late(String),
+}
+
 /// Opens a stream to where the peer is said to be.
-async fn connect(inner: Arc<Inner>, to: BrokerId, lane: Lane) -> Result<(mpsc::Sender<Frame>, Streaming<Frame>), String> {
-    let address = inner.addresses.read().get(&to).cloned().ok_or_else(|| format!("nobody said where broker {to} is"))?;
+async fn connect(
+    inner: Arc<Inner>,
+    to: BrokerId,
+    lane: Lane,
+    deadline: Duration,
+) -> Result<(mpsc::Sender<Frame>, Streaming<Frame>), Unconnected> {
+    let unknown = || Unconnected::Refused(format!("nobody said where broker {to} is"));
+    let address = inner.addresses.read().get(&to).cloned().ok_or_else(unknown)?;
     let opened = async {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| format!("`{address}` is no address: {error}"))?
@@ -198,8 +219,8 @@ async fn connect(inner: Arc<Inner>, to: BrokerId, lane: Lane) -> Result<(mpsc::S
     };
     tokio::select! {
         biased;
-        opened = opened => opened,
-        () = inner.env.clock.sleep(CONNECT_DEADLINE) => Err(format!("{address} did not answer within {CONNECT_DEADLINE:?}")),
+        opened = opened => opened.map_err(Unconnected::Refused),
+        () = inner.env.clock.sleep(deadline) => Err(Unconnected::Late(format!("{address} did not answer within {deadline:?}"))),
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tidegate_env::bugs::{self, Bug};
 use tidegate_journal::entry::BrokerState;
+use tidegate_journal::raft::broker_of;
 use tidegate_journal::state::Replica;
 use tidegate_model::{BrokerId, JournalId};
 
@@ -18,8 +19,10 @@ const LEADER_WEIGHT: f64 = 1024.0;
 
 /// What to do next.
 pub fn plan(view: &FleetView, bounds: &Bounds) -> Vec<Step> {
-    let mut planner =
-        Planner { view, counts: view.counts(), moves: bounds.moves.saturating_sub(under_way(view)), steps: Vec::new() };
+    let mut leads = BTreeMap::new();
+    view.journals.values().filter_map(leader_of).for_each(|broker| *leads.entry(broker).or_default() += 1);
+    let moves = bounds.moves.saturating_sub(under_way(view));
+    let mut planner = Planner { view, counts: view.counts(), leads, moves, steps: Vec::new() };
     for (id, journal) in &view.journals {
         if let Some(led) = &journal.led {
             planner.journal(*id, journal, led);
@@ -50,6 +53,8 @@ struct Planner<'a> {
     view: &'a FleetView,
     /// Good replicas by broker, with those that this plan adds.
     counts: BTreeMap<BrokerId, usize>,
+    /// Journals that each broker leads, with those that this plan hands to it.
+    leads: BTreeMap<BrokerId, usize>,
     /// Additions that are still allowed.
     moves: usize,
     steps: Vec<Step>,
@@ -68,9 +73,10 @@ impl Planner<'_> {
             .collect();
         // 1. A leader that is to go hands over first.
         let leaves = !good.iter().any(|replica| replica.id == led.leader);
-        let heir = good.iter().find(|r| led.voters.contains(&r.id) && led.in_sync.contains(&r.id) && view.is_alive(r.broker));
+        let heirs = good.iter().filter(|r| led.voters.contains(&r.id) && led.in_sync.contains(&r.id) && view.is_alive(r.broker));
+        let heir = self.best_heir(heirs.map(|replica| replica.id));
         if let (true, Some(heir)) = (leaves, heir) {
-            self.steps.push(Step::TransferLeader { journal: id, to: heir.id });
+            self.hand_over(id, heir);
             return;
         }
         // 2. What the catalog gave out and is wanted has to learn. All brokers follow the catalog.
@@ -103,9 +109,10 @@ impl Planner<'_> {
         }
         // 6. What neither votes nor is wanted goes: first from the journal, then from the catalog.
         let idle = journal.replicas.iter().filter(|replica| !led.voters.contains(&replica.id));
-        let kept = |replica: &Replica| {
-            (is_wanted(replica) && view.is_good(replica)) || (id == JournalId::CATALOG && holds_data(view, replica.broker))
-        };
+        // A broker that was away for long learns from the catalog what became of its replicas, and is heard again only then.
+        let follows = |replica: &Replica| holds_data(view, replica.broker) || view.is_awaited(replica);
+        let kept =
+            |replica: &Replica| (is_wanted(replica) && view.is_good(replica)) || (id == JournalId::CATALOG && follows(replica));
         for replica in idle.filter(|replica| !asked && !kept(replica)).map(|replica| replica.id) {
             self.steps.push(if led.learners.contains(&replica) {
                 Step::RemoveLearner { journal: id, replica }
@@ -194,12 +201,25 @@ impl Planner<'_> {
             self.steps.push(Step::ChangeVoters { journal: id, voters: target });
             return;
         }
-        let stays = target.iter().find(|replica| led.voters.contains(replica) && led.in_sync.contains(replica));
-        self.steps.push(match stays {
-            Some(to) => Step::TransferLeader { journal: id, to: *to },
+        let stays = target.iter().filter(|replica| led.voters.contains(replica) && led.in_sync.contains(replica));
+        match self.best_heir(stays.copied()) {
+            Some(heir) => self.hand_over(id, heir),
             // Nobody who votes stays: the new ones vote beside the old first.
-            None => Step::ChangeVoters { journal: id, voters: target.union(&led.voters).copied().collect() },
-        });
+            None => {
+                self.steps.push(Step::ChangeVoters { journal: id, voters: target.union(&led.voters).copied().collect() });
+            }
+        }
+    }
+
+    /// Who leads fewest journals, and rather none that is slow: the leaders of a broker that goes are spread over those that stay.
+    fn best_heir(&self, heirs: impl Iterator<Item = u64>) -> Option<u64> {
+        let leads = |broker: BrokerId| self.leads.get(&broker).copied().unwrap_or(0);
+        heirs.min_by_key(|heir| (self.view.is_slow(broker_of(*heir)), leads(broker_of(*heir)), *heir))
+    }
+
+    fn hand_over(&mut self, id: JournalId, heir: u64) {
+        *self.leads.entry(broker_of(heir)).or_default() += 1;
+        self.steps.push(Step::TransferLeader { journal: id, to: heir });
     }
 
     /// Asks for replicas on better brokers: for journals with two voters in one zone, and from the fullest broker to the emptiest. Waits until
@@ -261,40 +281,44 @@ impl Planner<'_> {
         }
     }
 
-    /// Hands one leader from the busiest broker to a less busy one, if that makes a difference worth a gap in writes.
+    /// Hands one leader from the busiest broker to a less busy one, if that makes a difference worth a gap in writes; where nobody is too busy, from
+    /// who leads the most journals to who leads the fewest. Brokers that are slow are left out.
     fn balance_leaders(&mut self, hysteresis: f64) {
         let view = self.view;
-        let leader_of = |journal: &JournalView| {
-            let led = journal.led.as_ref()?;
-            journal.replicas.iter().find(|replica| replica.id == led.leader).map(|replica| replica.broker)
-        };
-        let weight = |journal: &JournalView| journal.load + LEADER_WEIGHT;
-        let mut loads: BTreeMap<BrokerId, f64> = self.counts.keys().map(|broker| (*broker, 0.0)).collect();
+        let mut shares: BTreeMap<BrokerId, Share> = BTreeMap::new();
+        for broker in self.counts.keys().filter(|broker| !view.is_slow(**broker)) {
+            shares.insert(*broker, Share::default());
+        }
         for journal in view.journals.values() {
-            if let Some(load) = leader_of(journal).and_then(|broker| loads.get_mut(&broker)) {
-                *load += weight(journal);
+            if let Some(share) = leader_of(journal).and_then(|broker| shares.get_mut(&broker)) {
+                share.load += weight(journal);
+                share.leads += 1;
             }
         }
-        let mean = loads.values().sum::<f64>() / loads.len().max(1) as f64;
-        let mut best: Option<(f64, JournalId, u64)> = None;
+        let mean = shares.values().map(|share| share.load).sum::<f64>() / shares.len().max(1) as f64;
+        let transfers = self.transfers(&shares);
+        let best = by_load(&transfers, mean, hysteresis).or_else(|| by_number(&transfers, mean, hysteresis));
+        if let Some(best) = best {
+            self.steps.push(Step::BalanceLeader { journal: best.journal, to: best.to });
+        }
+    }
+
+    /// Each way in which a leader may be handed over for balance.
+    fn transfers(&self, shares: &BTreeMap<BrokerId, Share>) -> Vec<Transfer> {
+        let view = self.view;
+        let mut transfers = Vec::new();
         for (id, journal) in view.journals.iter().filter(|(_, journal)| journal.settled) {
             let Some((led, from)) = journal.led.as_ref().zip(leader_of(journal)) else { continue };
-            let Some(busy) = loads.get(&from).copied().filter(|load| *load > mean * (1.0 + hysteresis)) else { continue };
+            let Some(before) = shares.get(&from) else { continue };
             let voters =
                 journal.replicas.iter().filter(|replica| led.voters.contains(&replica.id) && led.in_sync.contains(&replica.id));
-            for replica in
-                voters.filter(|replica| replica.broker != from && view.is_good(replica) && view.is_alive(replica.broker))
-            {
-                let then = loads.get(&replica.broker).copied().unwrap_or(f64::MAX) + weight(journal);
-                let gain = busy - then.max(busy - weight(journal));
-                if gain > mean * hysteresis / 2.0 && best.is_none_or(|(known, ..)| gain > known) {
-                    best = Some((gain, *id, replica.id));
-                }
-            }
+            let others = voters.filter(|r| r.broker != from && view.is_good(r) && view.is_alive(r.broker));
+            transfers.extend(others.filter_map(|replica| {
+                let after = *shares.get(&replica.broker)?;
+                Some(Transfer { journal: *id, to: replica.id, weight: weight(journal), from: *before, into: after })
+            }));
         }
-        if let Some((_, journal, to)) = best {
-            self.steps.push(Step::BalanceLeader { journal, to });
-        }
+        transfers
     }
 
     /// Draining brokers that hold nothing any more.
@@ -309,6 +333,62 @@ impl Planner<'_> {
         let steps: Vec<Step> = empty.map(|(id, _)| Step::Retire { broker: *id }).collect();
         self.steps.extend(steps);
     }
+}
+
+/// What a broker leads.
+#[derive(Clone, Copy, Default)]
+struct Share {
+    /// Bytes per second, and the weight of each leader.
+    load: f64,
+    leads: usize,
+}
+
+/// A leader that could be handed over.
+struct Transfer {
+    journal: JournalId,
+    to: u64,
+    weight: f64,
+    /// What its broker leads, and what the other one does, before.
+    from: Share,
+    into: Share,
+}
+
+fn leader_of(journal: &JournalView) -> Option<BrokerId> {
+    let led = journal.led.as_ref()?;
+    journal.replicas.iter().find(|replica| replica.id == led.leader).map(|replica| replica.broker)
+}
+
+fn weight(journal: &JournalView) -> f64 {
+    journal.load + LEADER_WEIGHT
+}
+
+/// The transfer that relieves a broker the most that has too much.
+fn by_load(transfers: &[Transfer], mean: f64, hysteresis: f64) -> Option<&Transfer> {
+    let gain = |transfer: &Transfer| {
+        let (busy, then) = (transfer.from.load, transfer.into.load + transfer.weight);
+        busy - then.max(busy - transfer.weight)
+    };
+    let mut best: Option<(f64, &Transfer)> = None;
+    for transfer in transfers.iter().filter(|transfer| transfer.from.load > mean * (1.0 + hysteresis)) {
+        let gain = gain(transfer);
+        if gain > mean * hysteresis / 2.0 && best.is_none_or(|(known, _)| gain > known) {
+            best = Some((gain, transfer));
+        }
+    }
+    best.map(|(_, transfer)| transfer)
+}
+
+/// The transfer that evens numbers out the most, of those after which nobody is near to having too much: else the two would take turns.
+fn by_number(transfers: &[Transfer], mean: f64, hysteresis: f64) -> Option<&Transfer> {
+    let fits = |transfer: &&Transfer| {
+        let is_even = transfer.from.leads < transfer.into.leads + 2;
+        !is_even && transfer.into.load + transfer.weight <= mean * (1.0 + hysteresis / 2.0)
+    };
+    let uneven = |transfer: &Transfer| transfer.from.leads - transfer.into.leads;
+    transfers.iter().filter(fits).min_by(|one, other| {
+        let by_evenness = uneven(other).cmp(&uneven(one));
+        by_evenness.then(one.weight.total_cmp(&other.weight)).then((one.journal, one.to).cmp(&(other.journal, other.to)))
+    })
 }
 
 /// Whether a broker has replicas of journals other than the catalog: until they are gone it has to hear what the catalog says of them.

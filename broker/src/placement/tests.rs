@@ -17,6 +17,7 @@ fn broker(zone: &str) -> BrokerView {
         node: String::new(),
         state: BrokerState::Active,
         health: Health::Alive,
+        slow: false,
     }
 }
 
@@ -277,7 +278,10 @@ fn a_silent_brokers_replicas_stay_and_a_lost_ones_are_rebuilt() {
     first(&mut model, Health::Lost);
     model.settle();
     let holds = |journal: &JournalView| journal.replicas.iter().any(|replica| replica.broker == BrokerId(2));
-    assert!(!model.view.journals.values().any(holds));
+    // It goes on following the catalog: else it would never hear what became of it, nor be heard again.
+    let still: Vec<JournalId> = model.view.journals.iter().filter(|(_, journal)| holds(journal)).map(|(id, _)| *id).collect();
+    assert_eq!(still, [JournalId::CATALOG]);
+    assert!(!model.led(JournalId::CATALOG).voters.contains(&2));
     assert_eq!(model.counts(), [8, 0, 8, 8]);
     // It comes back: it gets its share, under new ids.
     first(&mut model, Health::Alive);
@@ -298,6 +302,86 @@ fn a_drain_that_nobody_can_take_over_moves_the_leaders_and_keeps_the_replicas() 
     model.settle();
     model.assert_whole();
     assert!(!model.view.brokers.contains_key(&BrokerId(1)), "retired");
+}
+
+#[test]
+fn the_leaders_of_a_broker_that_goes_are_spread_over_those_that_stay() {
+    let mut model = Model::new(fleet(3, 0, 11, 3));
+    model.settle();
+    model.view.brokers.get_mut(&BrokerId(2)).unwrap().state = BrokerState::Draining;
+    for step in plan(&model.view, &Bounds { steps: usize::MAX, ..Bounds::default() }) {
+        assert!(matches!(step, Step::TransferLeader { .. }), "{step:?}");
+        model.run(&step);
+    }
+    assert_eq!(model.leaders(), BTreeMap::from([(1, 6), (3, 6)]));
+}
+
+/// Leaders of one broker, as a fleet of three comes to rest with them.
+fn rest(leads: [usize; 3], load: f64) -> Vec<usize> {
+    let mut model = Model::new(fleet(3, 0, leads.iter().sum::<usize>() as u32 - 1, 3));
+    model.settle();
+    let leaders = (1u64..).zip(leads).flat_map(|(broker, count)| std::iter::repeat_n(broker, count));
+    for (journal, leader) in model.view.journals.values_mut().zip(leaders) {
+        journal.led.as_mut().unwrap().leader = leader;
+        journal.load = load;
+    }
+    model.settle();
+    (1..=3).map(|broker| model.leaders().get(&broker).copied().unwrap_or(0)).collect()
+}
+
+#[test]
+fn leaders_come_to_rest_evenly_where_load_is_even_or_absent() {
+    for load in [0.0, 1.0e6] {
+        for leads in [[10, 10, 5], [25, 0, 0], [9, 9, 7], [2, 2, 0], [12, 7, 6]] {
+            let rested = rest(leads, load);
+            let (least, most) = (rested.iter().min().unwrap(), rested.iter().max().unwrap());
+            assert!(most - least <= 1, "{leads:?} under {load} came to rest as {rested:?}");
+        }
+    }
+}
+
+#[test]
+fn numbers_are_not_evened_out_at_the_cost_of_load() {
+    // One journal has half of all the load: its leader leads little else.
+    let mut model = Model::new(fleet(3, 0, 11, 3));
+    model.settle();
+    for (id, journal) in &mut model.view.journals {
+        journal.load = if id.0 == 5 { 11.0e6 } else { 1.0e6 };
+    }
+    model.settle();
+    let busiest = model.led(JournalId(5)).leader as u32;
+    let others: Vec<usize> = model.leaders().iter().filter(|(broker, _)| **broker != busiest).map(|(_, count)| *count).collect();
+    assert_eq!((model.leaders()[&busiest], others.iter().sum::<usize>()), (1, 11), "{:?}", model.leaders());
+    assert!(others.iter().all(|count| [5, 6].contains(count)), "{others:?}");
+}
+
+#[test]
+fn a_slow_broker_is_given_no_leaders_until_it_is_not_slow_any_more() {
+    let mut model = Model::new(fleet(3, 0, 8, 3));
+    model.settle();
+    let slow = |model: &mut Model, broker: u32, slow| model.view.brokers.get_mut(&BrokerId(broker)).unwrap().slow = slow;
+    slow(&mut model, 1, true);
+    // As its own journals hand over.
+    for journal in model.view.journals.values_mut() {
+        let led = journal.led.as_mut().unwrap();
+        led.leader = if led.leader == 1 { 2 } else { led.leader };
+    }
+    model.settle();
+    assert!(!model.leaders().contains_key(&1), "{:?}", model.leaders());
+    assert_eq!(model.leaders().values().copied().max(), Some(5), "the others share what there is");
+    // Whoever leaves hands over to one that is not slow.
+    model.view.brokers.get_mut(&BrokerId(3)).unwrap().state = BrokerState::Draining;
+    model.settle();
+    assert_eq!(model.leaders(), BTreeMap::from([(2, 9)]));
+    // Where all are slow, nobody is left out.
+    slow(&mut model, 2, true);
+    model.settle();
+    assert_eq!(model.leaders().len(), 2);
+    slow(&mut model, 2, false);
+    slow(&mut model, 1, false);
+    model.view.brokers.get_mut(&BrokerId(3)).unwrap().state = BrokerState::Active;
+    model.settle();
+    assert_eq!(model.leaders().values().copied().collect::<Vec<_>>(), [3, 3, 3]);
 }
 
 #[test]

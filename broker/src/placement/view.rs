@@ -20,6 +20,8 @@ pub struct BrokerView {
     pub state: BrokerState,
     /// What is heard of it.
     pub health: Health,
+    /// Its disk or its network is slow: it is to lead nothing while others are not.
+    pub slow: bool,
 }
 
 /// What is heard of a broker.
@@ -157,8 +159,21 @@ impl FleetView {
         })
     }
 
+    /// The replica's broker takes part and has its volume, as far as is known, whether or not anything is heard of it.
+    pub(super) fn is_awaited(&self, replica: &Replica) -> bool {
+        let broker = self.brokers.get(&replica.broker);
+        broker.is_some_and(|broker| broker.incarnation == replica.incarnation && broker.state == BrokerState::Active)
+    }
+
     pub(super) fn is_alive(&self, broker: BrokerId) -> bool {
         self.brokers.get(&broker).is_some_and(|broker| broker.health == Health::Alive)
+    }
+
+    /// The broker is slow, and another one that lives is not.
+    pub(super) fn is_slow(&self, broker: BrokerId) -> bool {
+        let lives = |broker: &&BrokerView| broker.health == Health::Alive && broker.state == BrokerState::Active;
+        self.brokers.get(&broker).is_some_and(|broker| broker.slow)
+            && self.brokers.values().filter(lives).any(|broker| !broker.slow)
     }
 
     pub(super) fn zone(&self, broker: BrokerId) -> &str {

@@ -13,6 +13,26 @@ use super::{TierError, Tierer};
 /// Keys in one `Forget` at most.
 const FORGET: usize = 256;
 
+/// Checkpoints taken because a log was short of room.
+#[derive(Debug, Default)]
+pub(super) struct Purged {
+    /// The last entry that the newest of them covers, and how many cover just that.
+    applied: u64,
+    times: u32,
+}
+
+impl Purged {
+    /// Counts another one, unless it would free nothing: the log is purged up to the older of two checkpoints.
+    fn is_worth_another(&mut self, applied: u64) -> bool {
+        if self.applied != applied {
+            *self = Purged { applied, times: 0 };
+        }
+        let worth = self.times < 2;
+        self.times += u32::from(worth);
+        worth
+    }
+}
+
 impl Tierer {
     /// Gives up keys that were intended and that nobody works on: uploads cut off by a crash, a change of leader, an error.
     pub(super) async fn abandon_stale(&self) -> Result<(), TierError> {
@@ -31,17 +51,32 @@ impl Tierer {
         Ok(())
     }
 
-    /// Lets the log drop what is tiered when it is short of room. (Without need the journal does so by itself, by bytes.)
+    /// Lets the log drop what is tiered when it, or the log of a voter of a journal that is led here, is short of room. (Without need the journal does
+    /// so by itself, by bytes.)
     pub(super) async fn release_local(&self) -> Result<(), TierError> {
-        if self.hub.wal.status().pressure == Pressure::Normal {
+        let journal = self.journal()?;
+        let pressed = self.hub.wal.status().pressure != Pressure::Normal;
+        if !(pressed || journal.voter_lacks_room()) || !journal.may_purge() {
             return Ok(());
         }
-        let journal = self.journal()?;
-        let (held, releasable) = journal.read_state(|state| (state.first_retained(), state.releasable()));
-        if held.is_some_and(|held| held <= releasable) {
-            journal.checkpoint().await.map_err(|error| TierError::Wrong(format!("no checkpoint could be taken: {error}")))?;
+        if !self.purged.lock().is_worth_another(journal.applied().borrow().index) {
+            return Ok(());
         }
-        Ok(())
+        let taken = journal.checkpoint().await;
+        let taken = taken.map_err(|error| TierError::Wrong(format!("no checkpoint could be taken: {error}")))?;
+        let Some(covered) = taken.map(|taken| taken.index).filter(|_| journal.leadership().borrow().is_self) else {
+            return Ok(());
+        };
+        // The log is purged up to the older of two checkpoints. Where nothing is written, a second one would cover the same as this one: the entry that
+        // lets go of the tail makes the difference.
+        let upto = journal.read_state(|state| {
+            let upto = covered.min(state.releasable());
+            state.first_retained().is_some_and(|first| first <= upto).then_some(upto)
+        });
+        match upto {
+            Some(upto) => self.propose(Operation::Release { upto }).await.map(drop).map_err(TierError::from),
+            None => Ok(()),
+        }
     }
 
     /// Deletes condemned objects once a checkpoint in the store has not referred to them for their grace: `recover` from the newest checkpoint
@@ -62,12 +97,18 @@ impl Tierer {
             let condemned = state.objects().condemned().map(|(key, _)| key);
             condemned.filter(|key| due.contains(*key)).map(Arc::clone).collect()
         });
-        for key in &condemned {
-            self.hub.store.delete(key).await?;
+        let mut deleted = Vec::with_capacity(condemned.len());
+        for key in condemned {
+            // A delete takes its time, and the next leader may have done the rest of this list meanwhile.
+            if !self.journal()?.read_state(|state| state.objects().is_condemned(&key)) {
+                continue;
+            }
+            self.hub.store.delete(&key).await?;
             self.hub.metrics.objects_deleted.inc();
+            deleted.push(key);
         }
-        if !condemned.is_empty() {
-            self.propose(Operation::Forget { keys: condemned }).await?;
+        if !deleted.is_empty() {
+            self.propose(Operation::Forget { keys: deleted }).await?;
         }
         self.checkpoints.lock().condemned.retain(|key, _| !due.contains(key));
         Ok(())

@@ -99,12 +99,21 @@ pub(crate) struct Tierer {
     working: Mutex<BTreeSet<ObjectKey>>,
     checkpoints: Mutex<checkpoints::Progress>,
     waiting: Mutex<seal::Waiting>,
+    purged: Mutex<collect::Purged>,
 }
 
 impl Tierer {
     pub(crate) fn new(hub: Arc<Inner>, id: JournalId) -> Tierer {
         let replica = hub.any_journal(id).ok().map(|journal| journal.replica());
-        Tierer { hub, id, replica, working: Mutex::default(), checkpoints: Mutex::default(), waiting: Mutex::default() }
+        Tierer {
+            hub,
+            id,
+            replica,
+            working: Mutex::default(),
+            checkpoints: Mutex::default(),
+            waiting: Mutex::default(),
+            purged: Mutex::default(),
+        }
     }
 
     /// Runs until the hub stops, or the replica goes elsewhere.
@@ -150,7 +159,7 @@ impl Tierer {
     /// One round of everything.
     pub(crate) async fn pass(&self) -> Result<(), TierError> {
         if !self.journal()?.leadership().borrow().is_self {
-            return Ok(());
+            return self.release_local().await;
         }
         self.check_marker().await?;
         self.knock().await?;

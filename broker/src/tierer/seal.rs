@@ -74,7 +74,7 @@ impl Tierer {
 
     fn plans(&self) -> Result<Vec<Plan>, TierError> {
         let view = self.hub.routes.view();
-        let pressed = self.hub.wal.status().pressure != Pressure::Normal;
+        let pressed = self.hub.wal.status().pressure != Pressure::Normal || self.journal()?.voter_lacks_room();
         let moment = Moment { now: self.now(), monotonic: self.hub.env.clock.monotonic(), pressed };
         let tier = &self.hub.settings.tier;
         let waiting = &mut *self.waiting.lock();
@@ -82,7 +82,7 @@ impl Tierer {
     }
 }
 
-/// Stretches that are due: by bytes, by age, or all of them when the log is short of room.
+/// Stretches that are due: by bytes, by age, or all of them when a log is short of room.
 fn due(state: &State, view: &View, tier: &TierSettings, moment: Moment, waiting: &mut Waiting) -> Vec<Take> {
     let Moment { now, monotonic, pressed } = moment;
     let mut thresholds = BTreeMap::<TopicUid, Threshold>::new();

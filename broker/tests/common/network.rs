@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tidegate_broker::fleet::{AskError, CLIENT, ClusterStatus, Network, PEER, Told, Transport};
-use tidegate_broker::hub::{Append, Hub, PartitionRef};
+use tidegate_broker::hub::{Append, Hub, OpenError, PartitionRef};
 use tidegate_broker::settings::{HubSettings, Limits};
 use tidegate_env::Env;
 use tidegate_journal::Journal;
@@ -25,6 +25,8 @@ pub(crate) struct Wires {
     pub(crate) cut: Mutex<BTreeSet<u32>>,
     /// Brokers that get no entries of others' journals, and everything else.
     pub(crate) starved: Mutex<BTreeSet<u32>>,
+    /// Brokers whose link to others is slow: so long for each way.
+    pub(crate) slow: Mutex<BTreeMap<u32, Duration>>,
     /// Each replica that was ever within reach.
     pub(crate) heard: Mutex<BTreeSet<(u32, JournalId, u64)>>,
 }
@@ -53,10 +55,19 @@ impl Peers for Raft {
         let Some(journal) = journal.filter(|_| !is_starved && !wires.is_cut(from, to.0)) else {
             return Box::pin(async move { Err(unreachable) });
         };
+        let slow = wires.slow.lock().unwrap().clone();
+        let way = slow.get(&from).or(slow.get(&to.0)).copied();
+        let on_the_way = move || async move {
+            if let Some(way) = way {
+                tokio::time::sleep(way).await;
+            }
+        };
         Box::pin(async move {
+            on_the_way().await;
             let accepted = journal.accept(request).await;
             let answer = async move {
                 let answer = accepted.answer().await;
+                on_the_way().await;
                 if wires.is_cut(from, to.0) { Err(unreachable) } else { Ok(answer) }
             };
             Ok(Box::pin(answer) as Answer)
@@ -105,11 +116,20 @@ impl Cluster {
 
     /// Brokers 1 to 3 with three voters of everything, and a topic `events` of two partitions.
     pub(crate) async fn three() -> (Cluster, BTreeMap<u32, Hub>) {
+        Cluster::three_with(|_| {}).await
+    }
+
+    /// The same with other settings.
+    pub(crate) async fn three_with(set: impl Fn(&mut HubSettings)) -> (Cluster, BTreeMap<u32, Hub>) {
         let cluster = Cluster::new();
-        let mut hubs = BTreeMap::from([(1, cluster.start(1).await)]);
-        hubs[&1].set_replication_factor(3).await.unwrap();
-        for broker in [2, 3] {
-            hubs.insert(broker, cluster.start(broker).await);
+        let mut hubs = BTreeMap::new();
+        for broker in [1, 2, 3] {
+            let mut settings = cluster.settings(broker);
+            set(&mut settings);
+            hubs.insert(broker, cluster.start_with(settings).await);
+            if broker == 1 {
+                hubs[&1].set_replication_factor(3).await.unwrap();
+            }
         }
         create(&hubs[&1], "events", 2).await;
         cluster.whole(3, &[1, 2, 3]).await;
@@ -143,16 +163,21 @@ impl Cluster {
     }
 
     pub(crate) async fn start_with(&self, settings: HubSettings) -> Hub {
+        self.try_start(settings, Env::real()).await.unwrap()
+    }
+
+    /// Starts a broker that need not come up, within a minute.
+    pub(crate) async fn try_start(&self, settings: HubSettings, env: Env) -> Result<Hub, OpenError> {
         let broker = settings.broker_id;
         let advertised = vec![(CLIENT.to_owned(), format!("client-{broker}:1")), (PEER.to_owned(), format!("peer-{broker}:1"))];
         let transport = Arc::new(End { wires: Arc::clone(&self.wires), broker });
         let network = Network { transport, advertised };
         let shared: &Path = self.directory.path();
-        let (limits, env, store) = (Limits::default(), Env::real(), store(shared).await);
+        let (limits, store) = (Limits::default(), store(shared).await);
         let opened = Hub::open_in(settings, &limits, &env, store, network);
-        let hub = tokio::time::timeout(Duration::from_secs(60), opened).await.expect("the broker opens").unwrap();
+        let hub = tokio::time::timeout(Duration::from_secs(60), opened).await.expect("the broker opens or says why not")?;
         self.wires.hubs.lock().unwrap().insert(broker, hub.clone());
-        hub
+        Ok(hub)
     }
 
     pub(crate) async fn stop(&self, hub: Hub) {

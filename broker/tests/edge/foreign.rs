@@ -1,5 +1,6 @@
 //! Files that a newer build wrote, and directories that are another's: the start is refused, names the file, and changes nothing.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use tidegate_broker::serve;
@@ -72,6 +73,16 @@ fn newer_json(bytes: Vec<u8>) -> Vec<u8> {
     changed.into_bytes()
 }
 
+/// A marker of version 9, its checksum right (docs/formats/identity.md).
+fn newer_marker(bytes: Vec<u8>) -> Vec<u8> {
+    let mut marker: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&newer_json(bytes)).unwrap();
+    marker.remove("check").expect("markers have a checksum");
+    let fields: Vec<String> = marker.iter().map(|(name, value)| format!("{}:{value}", serde_json::json!(name))).collect();
+    let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, fields.join(",").as_bytes());
+    marker.insert("check".to_owned(), format!("{sum:08x}").into());
+    serde_json::to_vec(&marker).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_newer_build_wrote_is_refused_by_its_file_and_left_as_it_was() {
     let directory = tempfile::tempdir().unwrap();
@@ -86,7 +97,7 @@ async fn what_a_newer_build_wrote_is_refused_by_its_file_and_left_as_it_was() {
         ("the log", "/data/wal/0", newer_wal, "has format version 9, this program reads up to 2"),
         ("a checkpoint", "/data/checkpoints/", newer_checkpoint, "format version 9 is newer than 1: run a newer build"),
         ("the volume", "/data/identity.json", newer_json, "has format 9 and this build knows up to 1: run the newer build"),
-        ("the store's layout", "/store/hub.json", newer_json, "has format 9 and this build knows up to 1: run the newer build"),
+        ("the store's layout", "/store/hub.json", newer_marker, "has format 9 and this build knows up to 1: run the newer build"),
     ];
     for (input, holding, change, words) in rows {
         // A copy for each: a start that is refused half-way ends with its process, which a test does not.

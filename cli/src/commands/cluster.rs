@@ -93,7 +93,7 @@ fn as_json(hub: &wire::DescribeClusterResponse) -> serde_json::Value {
             "addresses": broker.addresses, "silentMs": broker.silent_ms, "replicas": broker.replicas, "leads": broker.leads,
             "bytesOutPerSecond": broker.bytes_out_per_second, "cpuCores": broker.cpu_cores, "logPercent": broker.log_percent,
             "copyBytesPerSecond": broker.copy_bytes_per_second, "copyLimitBytesPerSecond": broker.copy_limit_bytes_per_second,
-            "copiedBytes": broker.copied_bytes,
+            "copiedBytes": broker.copied_bytes, "slow": broker.slow, "writeWaitMs": broker.wait_ms,
         })
     };
     let replica = |replica: &wire::ClusterReplica| json!({ "replica": replica.replica, "broker": replica.broker, "votes": replica.votes, "inSync": replica.in_sync });
@@ -134,7 +134,8 @@ fn as_table(hub: &wire::DescribeClusterResponse) {
         outln!(
             "{:<8}{:<10}{heard:<12}{:<10}{:<8}{:<30}{zone:<8}{client}",
             broker.broker_id,
-            state(broker),
+            // It hands its leaderships over, and gets them back when it is not slow any more.
+            if broker.slow { "slow" } else { state(broker) },
             broker.replicas,
             broker.leads,
             copies(broker)

@@ -3,6 +3,10 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
 
 use crate::{Disk, Entry, File, LockGuard, OpenMode};
 
@@ -14,6 +18,11 @@ pub trait Intercept: Send + Sync {
     /// Those that the test wants.
     fn rename(&self) -> io::Result<()> {
         Ok(())
+    }
+
+    /// How many bytes are free, of a disk that says so many.
+    fn free(&self, bytes: u64) -> u64 {
+        bytes
     }
 
     /// Takes the place of a file that was opened.
@@ -73,6 +82,54 @@ impl<I: Intercept> Disk for InterceptedDisk<I> {
     }
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
-        self.disk.free_bytes(path)
+        self.disk.free_bytes(path).map(|bytes| self.by.free(bytes))
+    }
+}
+
+/// A disk, for tests, that says while this is true that nothing is free.
+pub struct SaysFull(pub Arc<AtomicBool>);
+
+impl Intercept for SaysFull {
+    fn free(&self, bytes: u64) -> u64 {
+        if self.0.load(Ordering::Relaxed) { 0 } else { bytes }
+    }
+}
+
+/// A slow disk, for tests: each `sync_data` takes so many milliseconds longer.
+pub struct SlowSyncs(pub Arc<AtomicU64>);
+
+impl Intercept for SlowSyncs {
+    fn opened(&self, file: Arc<dyn File>) -> Arc<dyn File> {
+        Arc::new(SlowFile { file, sync_ms: self.0.clone() })
+    }
+}
+
+struct SlowFile {
+    file: Arc<dyn File>,
+    sync_ms: Arc<AtomicU64>,
+}
+
+impl File for SlowFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
+    }
+    fn write_vectored_at(&self, chunks: &[Bytes], offset: u64) -> io::Result<()> {
+        self.file.write_vectored_at(chunks, offset)
+    }
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        self.file.allocate(bytes)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        std::thread::sleep(Duration::from_millis(self.sync_ms.load(Ordering::Relaxed)));
+        self.file.sync_data()
+    }
+    fn sync_all(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.file.set_len(bytes)
     }
 }

@@ -26,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// A log of which nothing was freed for so long is not being emptied: nobody waits for it.
 const EMPTIED_WITHIN: Duration = Duration::from_secs(3);
 
-/// Whose bytes they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whose bytes they are. The order is that of need: what comes first finds least room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     /// Records of clients.
     Data,
@@ -103,6 +103,8 @@ pub struct Status {
     pub budget_bytes: u64,
     /// Files that hold something needed.
     pub files: usize,
+    /// Bytes of those that may be used for data: the rest is reserved for control entries.
+    pub data_budget_bytes: u64,
     /// How much room is left.
     pub pressure: Pressure,
     /// Bytes of data that others may still send to this log: what the reserve and a sixteenth of the rest leave, for what is on its way.
@@ -390,6 +392,7 @@ impl Wal {
         Status {
             used_bytes,
             budget_bytes: settings.budget_bytes,
+            data_budget_bytes: hard,
             files: state.files.len(),
             pressure,
             room_bytes: if state.disk_full { 0 } else { hard.saturating_sub(used_bytes + hard / 16) },

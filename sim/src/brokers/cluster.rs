@@ -43,6 +43,10 @@ struct Machine {
     process: Option<Process>,
     /// Faults of the disk were injected in this life.
     faulty: bool,
+    /// The disk is full, or has little room.
+    is_full: bool,
+    /// It was so at some moment of this life.
+    was_full: bool,
 }
 
 /// All machines, their network, and what became of them.
@@ -60,6 +64,8 @@ pub(super) struct Cluster {
 
 /// A call's longest time.
 pub(super) const CALL: Duration = Duration::from_secs(12);
+/// Bytes of newest entries that a broker keeps in memory.
+const TAIL_CACHE: u64 = 64 << 10;
 /// How long a stop in order may take.
 const STOP: Duration = Duration::from_secs(20);
 
@@ -85,6 +91,8 @@ impl Cluster {
     fn settings(&self, broker: u32, join: Vec<String>) -> HubSettings {
         let mut settings = HubSettings { broker_id: broker, ..life::settings() };
         settings.fleet.zone = format!("zone-{}", broker % 3);
+        // So small that it fills: what it may not keep is looked at.
+        settings.journal.tail_cache_bytes = TAIL_CACHE;
         settings.fleet.lost_after_ms = 60_000;
         settings.fleet.join = join;
         settings
@@ -100,12 +108,20 @@ impl Cluster {
         let life = Life { broker, number };
         let seed = self.random.next_u64();
         let mut machines = self.machines.lock();
-        let blank = || Machine { disk: SimDisk::new(seed), wall_offset_ms: 0, process: None, faulty: false };
+        let blank = || Machine {
+            disk: SimDisk::new(seed),
+            wall_offset_ms: 0,
+            process: None,
+            faulty: false,
+            is_full: false,
+            was_full: false,
+        };
         let machine = machines.entry(broker).or_insert_with(blank);
         assert!(machine.process.is_none(), "broker {broker} runs");
         machine.disk.set_latency(self.latency);
         machine.disk.clear_faults();
         machine.faulty = false;
+        machine.was_full = machine.is_full;
         let gone = CancellationToken::new();
         let clock = Arc::new(SimClock::new(self.env.clock.monotonic()));
         clock.jump_wall_clock(machine.wall_offset_ms);
@@ -124,7 +140,13 @@ impl Cluster {
         let advertised = vec![(CLIENT.to_owned(), format!("client-{broker}:1")), (PEER.to_owned(), peer_address(broker))];
         let network = Network { transport: Arc::new(wire), advertised };
         let store = self.world.lock().store.in_life(&env.clock);
-        let gate: Arc<dyn ObjectStore> = Arc::new(Gate { store, net: self.net.clone(), broker, clock: Arc::clone(&env.clock) });
+        let gate: Arc<dyn ObjectStore> = Arc::new(Gate {
+            store,
+            net: self.net.clone(),
+            broker,
+            world: Arc::clone(&self.world),
+            clock: Arc::clone(&env.clock),
+        });
         let body = open(self.settings(broker, join), env.clone(), gate, network, Arc::clone(&self.doors), ending);
         drop(env.threads.task("broker", body.boxed()));
     }
@@ -223,6 +245,20 @@ impl Cluster {
         }
     }
 
+    /// Leaves a disk so much room and no more, or any again.
+    pub(super) fn leave_room(&self, broker: u32, room: Option<u64>) {
+        if let Some(machine) = self.machines.lock().get_mut(&broker) {
+            machine.is_full = room.is_some();
+            machine.was_full |= machine.is_full;
+            machine.disk.set_capacity(room.map(|room| machine.disk.used_bytes() + room));
+        }
+    }
+
+    /// Whether the disk was full at some moment of the present life.
+    pub(super) fn was_full(&self, broker: u32) -> bool {
+        self.machines.lock().get(&broker).is_some_and(|machine| machine.was_full)
+    }
+
     /// Lets a machine's wall clock leap; gives by how much it is off then.
     pub(super) fn leap(&self, broker: u32, by_ms: impl FnOnce(i64) -> i64) -> i64 {
         let mut machines = self.machines.lock();
@@ -268,6 +304,12 @@ impl Cluster {
         let statuses = hubs.iter().map(|hub| (hub.broker(), hub.cluster_status()));
         let mut leading = statuses.filter(|(broker, status)| status.journals.first().is_some_and(|j| j.leader == Some(*broker)));
         leading.next().map(|(_, status)| status)
+    }
+
+    /// Brokers that lead something, as far as they know.
+    pub(super) fn leaders(&self) -> Vec<u32> {
+        let leads = self.replicas().into_iter().filter(|(_, journal)| journal.leadership().borrow().is_self);
+        leads.map(|(broker, _)| broker).collect()
     }
 
     /// All replicas that run, by broker and journal.

@@ -15,6 +15,12 @@ use crate::store::Weather as StoreWeather;
 
 /// Disturbances in one run.
 const ROUNDS: u64 = 24;
+/// How long an acknowledgement is waited for.
+const PATIENCE_MS: u64 = 2_000;
+/// How long writes and syncs take on disks that are slow when the power goes.
+const SLOW: Duration = Duration::from_millis(250);
+/// How long a leader that is cut off may be left so: another leads by then, and has taken records.
+const DEPOSED_MS: u64 = 4_000;
 /// The longest that a clock stays off: shorter than a leap that retention believes.
 const LEAP: Duration = Duration::from_secs(3);
 
@@ -44,7 +50,12 @@ impl Run {
     async fn disturb(&mut self) -> Result<(), String> {
         let random = &self.cluster.random;
         let all: Vec<u32> = self.members.iter().chain(&self.leaving).copied().collect();
-        let victim = all[random.below(all.len() as u64) as usize];
+        let mut victim = all[random.below(all.len() as u64) as usize];
+        // Who leads has most to lose.
+        let leaders = self.cluster.leaders();
+        if !leaders.is_empty() && random.below(2) == 0 {
+            victim = leaders[random.below(leaders.len() as u64) as usize];
+        }
         match random.below(20) {
             0..=2 => {
                 let with_power = random.below(2) == 0;
@@ -52,7 +63,12 @@ impl Run {
             }
             3 => self.lose_power(&all).await,
             4..=6 => self.revive(),
-            7..=10 => self.cut(victim, &all),
+            7..=10 => {
+                self.cut(victim, &all);
+                if leaders.contains(&victim) && self.cluster.random.below(3) == 0 {
+                    self.settle(DEPOSED_MS).await?;
+                }
+            }
             11 | 12 => self.weather(),
             13 => self.store_weather(),
             14 | 15 => self.disk(victim),
@@ -67,15 +83,28 @@ impl Run {
         Ok(())
     }
 
-    /// All lose their power at once; half the times with disks so slow that what was not synced yet is much.
+    /// All lose their power at once; mostly with disks so slow that what was not synced yet is much, and right after an acknowledgement.
     async fn lose_power(&mut self, all: &[u32]) {
-        if self.cluster.random.below(2) == 0 {
-            let slow = Latency { sync: Duration::from_millis(250), transfer: Duration::ZERO, stall_one_in: 0 };
+        if self.cluster.random.below(4) > 0 {
+            // A sync has its effect at once and takes its time then: what a power cut takes away was written and waits for its sync.
+            let slow = Latency { sync: SLOW, transfer: SLOW, stall_one_in: 0 };
             all.iter().for_each(|broker| self.cluster.on_disk(*broker, false, |disk| disk.set_latency(slow)));
             self.note("all disks are slow".to_owned());
             self.cluster.pause(2_000).await;
+            self.acknowledgement().await;
         }
         all.iter().for_each(|broker| self.crash(*broker, true));
+    }
+
+    /// Waits until some producer is told that something is stored: that must last from this moment on.
+    async fn acknowledgement(&self) {
+        let before = self.cluster.world.lock().acknowledgements;
+        for _ in 0..PATIENCE_MS {
+            if self.cluster.world.lock().acknowledgements > before {
+                return;
+            }
+            self.cluster.pause(1).await;
+        }
     }
 
     fn crash(&mut self, broker: u32, with_power: bool) {
@@ -129,7 +158,7 @@ impl Run {
         let weather = Weather {
             delay: Duration::from_micros(random.below(40_000)),
             lose_one_in: random.below(2) * 30,
-            break_one_in: random.below(2) * 40,
+            break_one_in: [0, 0, 8, 40][random.below(4) as usize],
             double_one_in: random.below(2) * 10,
         };
         self.note(format!("the network: {weather:?}"));
@@ -150,10 +179,8 @@ impl Run {
         let (room, after, kind) = (random.below(1 << 18), random.below(200), random.below(6));
         let what = match random.below(3) {
             0 => {
-                self.cluster.on_disk(victim, false, |disk| disk.set_capacity(Some(disk.used_bytes() + room)));
-                self.later(Duration::from_millis(random.below(3_000)), move |cluster| {
-                    cluster.on_disk(victim, false, |disk| disk.set_capacity(None));
-                });
+                self.cluster.leave_room(victim, Some(room));
+                self.later(Duration::from_millis(random.below(3_000)), move |cluster| cluster.leave_room(victim, None));
                 "is full".to_owned()
             }
             1 => {
@@ -207,10 +234,8 @@ impl Run {
         self.cluster.world.lock().store.set(StoreWeather::Fair);
         for broker in self.members.iter().chain(&self.leaving) {
             let usual = self.cluster.latency();
-            self.cluster.on_disk(*broker, false, |disk| {
-                disk.set_capacity(None);
-                disk.set_latency(usual);
-            });
+            self.cluster.leave_room(*broker, None);
+            self.cluster.on_disk(*broker, false, |disk| disk.set_latency(usual));
             self.cluster.spare_disk(*broker);
             self.cluster.leap(*broker, |now| -now);
         }

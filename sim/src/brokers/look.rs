@@ -1,6 +1,6 @@
 //! What is checked of the replicas while everything runs: the invariants of DESIGN section 6 that can be read off states, leaders and volumes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -21,13 +21,8 @@ struct Seen {
     leaders: BTreeMap<(JournalId, u64), u64>,
     /// What was committed and let go of, as far as any replica showed it (I1, I4).
     marks: BTreeMap<TopicPartition, Marks>,
-    /// Replicas whose own log lacks records that no replica showed as tiered, and at how many looks in a row (I2).
-    lacking: BTreeMap<(JournalId, u64), u32>,
     trace: u64,
 }
-
-/// Looks in a row after which a log that lacks records is believed: what another replica knows as tiered may be seen a little later.
-const BELIEVED: u32 = 6;
 
 #[derive(Clone, Copy, Default)]
 struct Marks {
@@ -48,17 +43,24 @@ impl Look {
     /// What does not hold.
     pub(super) fn look(&self, cluster: &Cluster) -> Result<(), String> {
         let mut seen = self.seen.lock();
-        for (broker, journal) in cluster.replicas() {
-            seen.leader(cluster, &journal)?;
-            seen.holdings(broker, &journal)?;
+        let replicas = cluster.replicas();
+        let shown = replicas.iter().filter(|(_, journal)| shows_all(journal, &replicas));
+        let known: BTreeSet<JournalId> = shown.map(|(_, journal)| journal.id()).collect();
+        for (broker, journal) in &replicas {
+            seen.leader(cluster, journal)?;
+            memory(*broker, journal)?;
             let (id, replica) = (journal.id(), journal.replica());
             let index = journal.read_state(|state| state.applied().index);
-            if seen.looked.insert((id, replica), index) == Some(index) {
-                continue;
+            if seen.looked.insert((id, replica), index) != Some(index) {
+                let place = |problem| format!("journal {id}, replica {replica} on broker {broker}: {problem}");
+                seen.state(journal).map_err(place)?;
             }
-            seen.state(&journal).map_err(|problem| format!("journal {id}, replica {replica} on broker {broker}: {problem}"))?;
         }
-        Ok(())
+        // Behind the marks of all, those of who leads among them. After all lost their power nobody shows what was committed last until one leads.
+        replicas
+            .iter()
+            .filter(|(_, journal)| known.contains(&journal.id()))
+            .try_for_each(|(broker, journal)| seen.holdings(*broker, journal))
     }
 
     /// Hash of all that was seen.
@@ -70,6 +72,29 @@ impl Look {
     pub(super) fn terms(&self) -> u64 {
         self.seen.lock().leaders.len() as u64
     }
+}
+
+/// Whether this replica leads for certain, a majority of voters being in its term, and has applied an entry of that term: then its state shows all that was
+/// ever committed.
+fn shows_all(journal: &Journal, all: &[(u32, Journal)]) -> bool {
+    let leads = *journal.leadership().borrow();
+    if !leads.is_self || journal.read_state(|state| state.applied().term) != leads.term {
+        return false;
+    }
+    let voters = journal.members().voters;
+    let replicas = all.iter().filter(|(_, other)| other.id() == journal.id() && voters.contains(&other.replica()));
+    let in_term = replicas.filter(|(_, other)| other.leadership().borrow().term == leads.term);
+    in_term.count() * 2 > voters.len()
+}
+
+/// What requests hold is charged before it is held, and within budgets (I8).
+fn memory(broker: u32, journal: &Journal) -> Result<(), String> {
+    let memory = journal.memory();
+    let is_charged = memory.waiting <= memory.charged_waiting && memory.charged_waiting <= memory.charged;
+    if is_charged && memory.cache_excess == 0 {
+        return Ok(());
+    }
+    Err(format!("I8: journal {} on broker {broker} holds more than it was charged or may: {memory:?}", journal.id()))
 }
 
 impl Seen {
@@ -91,7 +116,7 @@ impl Seen {
     }
 
     /// A replica's own log holds all that it applied and that is not tiered: a snapshot never hides what lives in the log alone.
-    fn holdings(&mut self, broker: u32, journal: &Journal) -> Result<(), String> {
+    fn holdings(&self, broker: u32, journal: &Journal) -> Result<(), String> {
         let first = journal.first_held();
         let lacks = journal.read_state(|state| {
             state.partitions().find_map(|(at, partition)| {
@@ -102,15 +127,7 @@ impl Seen {
             })
         });
         let (id, replica) = (journal.id(), journal.replica());
-        let Some((at, base, index)) = lacks else {
-            self.lacking.remove(&(id, replica));
-            return Ok(());
-        };
-        let times = self.lacking.entry((id, replica)).or_default();
-        *times += 1;
-        if *times < BELIEVED {
-            return Ok(());
-        }
+        let Some((at, base, index)) = lacks else { return Ok(()) };
         Err(format!(
             "I2: the log of journal {id}, replica {replica} on broker {broker}, begins at entry {first}; offset {base} of {at} is in entry {index} \
              and not tiered"

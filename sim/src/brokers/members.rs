@@ -69,11 +69,20 @@ impl Run {
         Ok(())
     }
 
-    /// The object store goes away, and checkpoints are taken of what is in the log alone: whoever comes in next must not get them for the log.
+    /// Logs are purged as far as they may be; then the object store goes away, and checkpoints are taken of what is in the log alone: whoever comes in next
+    /// must not get them for the log.
     async fn hold_back(&mut self) {
+        for _ in 0..2 {
+            self.take_checkpoints().await;
+            self.cluster.pause(2_000).await;
+        }
         self.note("the object store is Down, then checkpoints are taken".to_owned());
         self.cluster.world.lock().store.set(StoreWeather::Down);
         self.cluster.pause(3_000).await;
+        self.take_checkpoints().await;
+    }
+
+    async fn take_checkpoints(&self) {
         for (broker, journal) in self.cluster.replicas() {
             let taken = tokio::select! {
                 biased;

@@ -140,6 +140,11 @@ pub fn run_brokers(seed: u64) -> Result<BrokersReport, Box<Failure>> {
     }
 }
 
+/// What a broker says that its hub has retired: one that took part before, or one that was not in yet.
+fn says_retired(why: &str) -> bool {
+    why.contains("was retired by its hub") || why.contains("was retired, and its number is never used again")
+}
+
 /// One hub through one seed.
 struct Run {
     cluster: Arc<Cluster>,
@@ -309,11 +314,13 @@ impl Run {
                 // What must not come in stays outside.
                 Ended::Refused(..) if self.lost.contains(&broker) => self.cluster.forget(broker),
                 Ended::Refused(why, true) | Ended::Failed(why) if self.rotten.contains(&broker) => self.give_up(broker, &why),
-                // The hub retired it while it was down: it says so when it is started, and has left.
-                Ended::Failed(why) if self.leaving.contains(&broker) && why.contains("was retired by its hub") => {
+                // The hub retired it while it was down: it says so when it is started, or is told so when it asks to come in, and has left.
+                Ended::Failed(why) | Ended::Refused(why, _) if self.leaving.contains(&broker) && says_retired(&why) => {
                     self.leaving.remove(&broker);
                     self.cluster.forget(broker);
                 }
+                // It is started again.
+                Ended::Refused(why, _) if self.cluster.was_full(broker) && why.contains("no room for a WAL file") => {}
                 _ if is_faulty => self.report.disk_errors += 1,
                 Ended::Failed(why) => return Err(format!("broker {broker} failed without a fault: {why}")),
                 Ended::Refused(why, _) => return Err(format!("broker {broker} does not start, without a fault: {why}")),

@@ -23,6 +23,7 @@ use tidegate_tier::store::ObjectInfo;
 use tidegate_tier::{ObjectStore, Put, PutMode, StoreError};
 use tokio_util::sync::CancellationToken;
 
+use crate::life::Shared;
 use crate::net::{Life, Lost, Net};
 use crate::store::SimStore;
 
@@ -143,6 +144,7 @@ pub(super) struct Gate {
     pub(super) store: SimStore,
     pub(super) net: Net,
     pub(super) broker: u32,
+    pub(super) world: Shared,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -153,6 +155,18 @@ impl std::fmt::Debug for Gate {
 }
 
 impl Gate {
+    /// An object is deleted only after a journal has committed that it is condemned, by its key (I9). Whoever deletes it has applied that.
+    fn decided(&self, key: &str) {
+        let journals = self.net.journals();
+        let here = journals.iter().filter(|((broker, _), _)| *broker == self.broker);
+        let is_condemned =
+            |journal: &Journal| journal.read_state(|state| state.objects().condemned().any(|(known, _)| **known == *key));
+        if !here.map(|(_, journal)| journal).any(is_condemned) {
+            let what = format!("I9: broker {} deletes object {key}, which no journal that it has calls condemned", self.broker);
+            self.world.lock().recorder.alarm(what);
+        }
+    }
+
     async fn pass(&self, key: &str, operation: &'static str) -> Result<(), StoreError> {
         if !self.net.is_cut(self.broker, STORE) {
             return Ok(());
@@ -186,6 +200,7 @@ impl ObjectStore for Gate {
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
         self.pass(key, "delete").await?;
+        self.decided(key);
         self.store.delete(key).await
     }
 

@@ -222,6 +222,10 @@ impl Producing {
                 let base = Some(appended.base_offset.0).filter(|base| *base >= 0);
                 recorder.sent(id, Outcome::Ok(base));
                 world.stored(at, base, pending.records.len(), now_ms);
+                world.acknowledgements += 1;
+                if let Some(base) = base {
+                    world.told_end(at, base + pending.records.len() as i64);
+                }
                 if let Some(lane) = world.producers[self.number].lanes.get_mut(&at) {
                     lane.pending.retain(|other| other.sequence != pending.sequence);
                     lane.last = Some((pending.clone(), base));

@@ -51,6 +51,11 @@ fn is_defect(error: &Error) -> bool {
     }
 }
 
+/// Whoever leads tells of all that anybody was told of before the question.
+fn stale(at: TopicPartition, broker: u32, known: i64, told: i64) -> String {
+    format!("stale read: {at} was known to reach {known} before broker {broker} was asked, which says that it ends at {told}")
+}
+
 /// What an answer out of range said of the log, whoever gave it.
 fn range_told(error: &Error) -> Option<(i64, i64)> {
     match error {
@@ -80,7 +85,9 @@ impl Reading {
             if let Some((_, at)) = key {
                 let went_well = match random.below(16) {
                     0 => self.look_up_positions(broker).await,
-                    1 | 2 => self.commit(broker, at).await,
+                    1 | 7 => self.commit(broker, at).await,
+                    // What one broker has told must hold of what another tells.
+                    2..=6 => self.poll(broker, at).await && self.poll(any_broker(random), at).await,
                     _ => self.poll(broker, at).await,
                 };
                 if !went_well {
@@ -109,6 +116,7 @@ impl Reading {
 
     async fn poll(&self, broker: u32, at: TopicPartition) -> bool {
         let Some((place, process, from, moved)) = self.next_poll(at) else { return true };
+        let known_end = self.cluster.world.lock().known_end(at);
         let part = FetchPart { at: place, offset: Offset(from), max_bytes: 1 + self.cluster.random.below(20_000) as usize };
         let max_wait = Duration::from_millis(self.cluster.random.below(2) * 80);
         let fetch = Fetch { parts: vec![part], max_wait, min_bytes: 1, max_bytes: 1 << 20 };
@@ -126,6 +134,10 @@ impl Reading {
                     let next = records.last().map_or(from, |last| last.offset + 1);
                     world.told_log_start(at, log_start.0, now_ms);
                     let (log_start, high_watermark, via) = (log_start.0, high_watermark.0, same);
+                    if !leaderless && high_watermark < known_end {
+                        world.recorder.alarm(stale(at, broker, known_end, high_watermark));
+                    }
+                    world.told_end(at, if leaderless { next } else { high_watermark });
                     // Whoever leads, or follows a leader, tells what holds of every later answer. Where nobody leads, each replica tells what it has.
                     let via = match leaderless {
                         false => 0,
@@ -142,6 +154,10 @@ impl Reading {
                         let what =
                             format!("{at}: {from} was reached, broker {broker} says that the log ends at {high_watermark}");
                         world.recorder.alarm(what);
+                    }
+                    // That an offset lies below the log's start is for any replica to say, whose end may lag where nobody leads.
+                    if from > high_watermark && high_watermark < known_end {
+                        world.recorder.alarm(stale(at, broker, known_end, high_watermark));
                     }
                     let place = from.clamp(log_start, high_watermark);
                     world.consumers[self.number].positions.insert(at, (place, true));

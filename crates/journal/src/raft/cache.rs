@@ -60,8 +60,7 @@ impl TailCache {
     }
 
     /// Bytes that are held beyond the budget though nothing needs them: 0, or the bound is broken.
-    #[cfg(test)]
-    fn excess_bytes(&self) -> u64 {
+    pub(super) fn excess_bytes(&self) -> u64 {
         let inner = self.inner.lock();
         let needed = inner.journals.values().map(|held| {
             let above = held.durable.min(held.applied).saturating_add(1);

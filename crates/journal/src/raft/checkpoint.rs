@@ -208,6 +208,13 @@ impl Checkpoints {
         Ok(info)
     }
 
+    /// Whether the disk has room for a checkpoint of so many bytes beside those that are there.
+    pub(super) async fn have_room_for(&self, bytes: u64) -> io::Result<bool> {
+        let (disk, folder) = (self.env.disk.clone(), self.folder.clone());
+        let free = self.env.run_blocking(move || disk.free_bytes(&folder)).await?;
+        Ok(free >= bytes)
+    }
+
     fn path(&self, index: u64) -> PathBuf {
         self.folder.join(format!("{}{index:020}{SUFFIX}", prefix(self.journal)))
     }

@@ -28,7 +28,8 @@ use tidegate_model::{BrokerId, HubId, JournalId};
 
 use super::journal::{Journal, WeakJournal};
 use super::peers::{Lane, Message, Peers, broker_of};
-use super::strain::{Strain, smoothed};
+use super::strain::{Slowness, Strain, smoothed};
+use super::turnover::{Counts, Turnover};
 use super::wire::{Beat, Header, Reply, decode_reply};
 
 /// Beats in the time of a lease.
@@ -41,6 +42,8 @@ const MOST_DOUBLINGS: u32 = 3;
 const HAND_OVER_LEASES: u32 = 30;
 /// Whoever lacks at most so many entries may take over.
 const NEAR_ENTRIES: u64 = 64;
+/// A broker that refused data tells that it has no room for so many leases, if it looks as if it had some.
+const REFUSED_LEASES: u32 = 4;
 /// A broker that shares no journal with anybody looks whether that has changed only after so many beats.
 const ALONE_BEATS: u32 = 10;
 
@@ -57,6 +60,7 @@ struct Inner {
     is_short: AtomicBool,
     /// Some journal that is led here has no majority.
     is_lonely: AtomicBool,
+    turnover: Counts,
 }
 
 #[derive(Default)]
@@ -70,6 +74,8 @@ struct State {
     runs: bool,
     strain: Strain,
     room: u64,
+    /// When this broker's log did not take what a leader sent.
+    refused: Option<Duration>,
 }
 
 /// What is known of another broker.
@@ -132,7 +138,7 @@ pub(super) struct Standing {
 
 /// What is asked of Raft.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Errand {
+pub(super) enum Errand {
     Elect,
     Heartbeat,
     /// The voter that shall lead.
@@ -227,6 +233,20 @@ impl Detector {
             let voters = &watched.standing.voters;
             !voters.is_empty() && voters.iter().all(|set| !set.contains(&replica))
         })
+    }
+
+    /// Notes that this broker's log did not take data: there may be room left, but less than a leader's next entries need.
+    pub(super) fn refuse(&self, now: Duration) {
+        self.inner.state.lock().refused = Some(now);
+    }
+
+    /// How slow this broker is, as of the last round.
+    pub(super) fn slowness(&self) -> Slowness {
+        self.inner.state.lock().strain.slowness()
+    }
+
+    pub(super) fn turnover(&self) -> Turnover {
+        self.inner.turnover.now()
     }
 
     /// Whether a broker was heard within a lease.
@@ -441,9 +461,12 @@ impl Inner {
         let mut errands = Vec::new();
         let mut all = std::mem::take(&mut state.journals);
         for (id, watched) in &mut all {
+            let before = (watched.standing.leads, watched.standing.term);
             let errand = state.look(*id, watched, &journals[id], &returned, now, late, env);
+            self.turnover.led(before, &watched.standing, &journals[id]);
             if let Some(errand) = errand.filter(|_| !watched.is_busy) {
                 watched.is_busy = true;
+                self.turnover.asked(errand);
                 errands.push((*id, journals[id].clone(), errand));
             }
         }
@@ -504,14 +527,16 @@ impl State {
         // Quick at first, for two that met; then slower, for one that was voted out and has not heard it.
         let pause = self.lease / 3 * (1 << watched.asked.min(MOST_DOUBLINGS));
         watched.asked += 1;
+        tracing::info!(journal = id.0, silence = ?now.saturating_sub(watched.since), "heard of no leader: asks for votes");
         watched.retry_at = now + pause + Duration::from_millis(env.random.below(pause.as_millis() as u64 + 1));
         Some(Errand::Elect)
     }
 
     /// Measures what this broker tells of itself.
     fn measure(&mut self, journal: Option<&Journal>, now: Duration) {
-        let Some(status) = journal.map(Journal::log_status) else { return };
-        self.room = status.room_bytes;
+        let Some(status) = journal.map(|journal| journal.log().status()) else { return };
+        let refused = self.refused.is_some_and(|at| now.saturating_sub(at) < self.lease * REFUSED_LEASES);
+        self.room = if refused { 0 } else { status.room_bytes };
         let fresh = self.peers.values().filter(|peer| is_fresh(peer.answered, now, self.lease));
         let mut ways: Vec<Duration> = fresh.filter_map(|peer| peer.round_trip).collect();
         ways.sort_unstable();

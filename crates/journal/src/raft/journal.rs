@@ -20,12 +20,12 @@ use tokio::sync::Semaphore;
 use super::cache::TailCache;
 use super::checkpoint::{CheckpointInfo, Checkpoints, Core};
 use super::error::{JournalError, StartError};
-use super::leadership::{Leadership, follow};
+use super::leadership::{Handing, Leadership, died, follow};
 use super::machine::{Machine, View};
 use super::network::Network;
 use super::peers::Links;
 use super::proposer::Proposer;
-use super::queue::{Queue, Room, Ticket, class, cost};
+use super::queue::{Memory, Queue, Room, Ticket, class, cost};
 use super::receive::IncomingSnapshot;
 use super::settings::JournalSettings;
 use super::start::{Beginning, begin, check_reach, config, recover_installed};
@@ -73,8 +73,7 @@ struct Inner {
     leadership: watch::Receiver<Leadership>,
     /// Another replica leads: units need not queue to hear so.
     follows: Arc<AtomicBool>,
-    /// The term in which the leadership is being handed over; 0 for none.
-    hands_over: AtomicU64,
+    handing: Handing,
     /// How often Raft refused an entry that was proposed again.
     again: Arc<AtomicU64>,
     incoming: IncomingSnapshot,
@@ -141,7 +140,7 @@ impl Journal {
         let damaged = |reason: String| StartError::Damaged { journal: id, reason };
         let recovered = recover_installed(id, recovered, newest.as_ref(), &checkpoints, &parts.wal).await?;
         checkpoints.purged_to(recovered.as_ref().and_then(|log| log.purged).map_or(0, |purged| purged.index));
-        let store = LogStore::new(id, parts.wal.clone(), parts.cache.clone(), recovered.as_ref())
+        let store = LogStore::new(id, settings.replica, parts.wal.clone(), parts.cache.clone(), recovered.as_ref())
             .map_err(|error| failed(error.to_string()))?;
         let (core, looked_at) = (newest.unwrap_or_else(Core::empty), store.clone());
         check_reach(id, &core, &store, &parts)?;
@@ -151,7 +150,8 @@ impl Journal {
         let view = Arc::new(View::new(id, core, settings.checkpoint_bytes));
         let checkpoints = Arc::new(checkpoints);
         let machine = Machine { view: view.clone(), cache: parts.cache.clone(), checkpoints: checkpoints.clone() };
-        let network = Network { journal: id, replica: settings.replica, links: parts.links.clone(), env: parts.env.clone() };
+        let (replica, own_vote) = (settings.replica, store.own_vote());
+        let network = Network { journal: id, replica, own_vote, links: parts.links.clone(), env: parts.env.clone() };
         let seed = parts.env.random.next_u64();
         let raft = Runtime::scope(seed, Raft::new(settings.replica, config(&settings), network, store, machine))
             .await
@@ -171,7 +171,7 @@ impl Journal {
             checkpointing: tokio::sync::Mutex::default(),
             leadership,
             follows,
-            hands_over: AtomicU64::new(0),
+            handing: Handing::default(),
             again: Arc::default(),
             incoming: IncomingSnapshot::default(),
             failed: watch::Sender::new(None),
@@ -181,7 +181,7 @@ impl Journal {
             parts,
         });
         inner.clone().spawn_proposer(time);
-        inner.spawn_watch_of_the_wal();
+        inner.spawn_watch_of_failures();
         inner.clone().spawn_checkpointer();
         let journal = Journal { inner };
         let Links { hub, peers, detector, .. } = &journal.inner.parts.links;
@@ -297,6 +297,18 @@ impl Journal {
         self.inner.leadership.clone()
     }
 
+    /// Whether this replica leads and is not about to hand over: the time to submit units here.
+    pub fn takes_units(&self) -> bool {
+        let now = *self.inner.leadership.borrow();
+        now.is_self && !self.inner.handing.is_over(now.term)
+    }
+
+    /// The replica to which this one, which leads still, is handing over.
+    pub fn heir(&self) -> Option<u64> {
+        let now = *self.inner.leadership.borrow();
+        (now.is_self && self.inner.handing.is_over(now.term)).then(|| self.inner.handing.heir())
+    }
+
     /// Becomes the reason once the journal cannot go on: the process must end, because the WAL is shared.
     pub fn failed(&self) -> watch::Receiver<Option<Arc<str>>> {
         self.inner.failed.subscribe()
@@ -358,6 +370,11 @@ impl Journal {
         self.links().silent_voters(self.id(), self.env())
     }
 
+    /// How slow the broker of this replica is; the same for all its journals.
+    pub fn slowness(&self) -> super::strain::Slowness {
+        self.links().detector.slowness()
+    }
+
     /// Whether another broker was heard within a lease; this one always is.
     pub fn hears(&self, broker: tidegate_model::BrokerId) -> bool {
         broker == super::peers::broker_of(self.replica()) || self.links().detector.hears(broker, self.env().clock.monotonic())
@@ -381,8 +398,12 @@ impl Journal {
         &self.inner.parts.links
     }
 
-    pub(super) fn log_status(&self) -> tidegate_wal::Status {
-        self.inner.parts.wal.status()
+    pub(super) fn log(&self) -> &tidegate_wal::Wal {
+        &self.inner.parts.wal
+    }
+
+    pub(super) fn first_in_log(&self) -> u64 {
+        self.inner.parts.wal.first_index(self.id())
     }
 
     pub(super) fn heartbeat_ms(&self) -> u64 {
@@ -393,8 +414,8 @@ impl Journal {
         Duration::from_millis(self.inner.settings.room_patience_ms)
     }
 
-    pub(super) fn hands_over(&self) -> &AtomicU64 {
-        &self.inner.hands_over
+    pub(super) fn handing(&self) -> &Handing {
+        &self.inner.handing
     }
 
     pub(super) fn downgrade(&self) -> WeakJournal {
@@ -413,8 +434,21 @@ impl Journal {
         &self.inner.incoming
     }
 
+    pub(super) fn checkpoints(&self) -> &Checkpoints {
+        &self.inner.checkpoints
+    }
+
     pub(super) fn max_payload_bytes(&self) -> usize {
         self.inner.parts.wal.max_payload_bytes()
+    }
+
+    /// What this replica's requests hold of memory now, to compare with what they may.
+    pub fn memory(&self) -> Memory {
+        let (inner, settings) = (&self.inner, &self.inner.settings);
+        let budget = settings.data_bytes as usize + settings.control_bytes as usize;
+        let free = inner.data_permits.available_permits() + inner.control_permits.available_permits();
+        let (waiting, charged) = inner.queue.held();
+        Memory { waiting, charged_waiting: charged, charged: budget - free, cache_excess: inner.parts.cache.excess_bytes() }
     }
 
     /// The first index that this replica's own log still holds. A snapshot's tail items may lie below it.
@@ -461,11 +495,15 @@ impl Inner {
         self.tasks.lock().proposer = Some(task);
     }
 
-    /// An idle journal hears of a dead WAL too.
-    fn spawn_watch_of_the_wal(&self) {
-        let (broken, failed) = (self.parts.wal.failed(), self.failed.clone());
+    /// An idle journal hears of a dead WAL too, and a follower of its own end, such as a disk that did not take a snapshot.
+    fn spawn_watch_of_failures(&self) {
+        let (broken, died, failed) = (self.parts.wal.failed(), died(&self.raft), self.failed.clone());
         let body = async move {
-            let reason: Arc<str> = broken.await.to_string().into();
+            let reason: Arc<str> = tokio::select! {
+                biased;
+                reason = broken => reason.to_string().into(),
+                reason = died => reason.into(),
+            };
             failed.send_if_modified(|known| {
                 let first = known.is_none();
                 known.get_or_insert(reason);

@@ -1,10 +1,11 @@
 //! Following who leads, and what the detector asks of Raft and has done by it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
+use openraft::errors::Fatal;
 use openraft::{Raft, ServerState};
 use tidegate_env::watch;
 use tidegate_env::{Env, Joined};
@@ -12,6 +13,7 @@ use tidegate_env::{Env, Joined};
 use super::detector::Standing;
 use super::journal::Journal;
 use super::machine::Machine;
+use super::turnover::Turnover;
 use super::types::{TypeConfig, Vote};
 
 /// The longest that another replica may take to take over.
@@ -26,6 +28,44 @@ pub struct Leadership {
     pub term: u64,
     /// Whether it is this replica.
     pub is_self: bool,
+}
+
+/// A leadership on its way from one replica to another.
+#[derive(Debug, Default)]
+pub(super) struct Handing {
+    /// The term in which this replica led and hands over; 0 for none.
+    over: AtomicU64,
+    /// To which one.
+    heir: AtomicU64,
+    /// The term whose leader hands over to this replica; 0 for none.
+    inherits: AtomicU64,
+}
+
+impl Handing {
+    /// From now on this replica, which leads in `term`, refuses writes and names `heir`.
+    pub(super) fn begin(&self, heir: u64, term: u64) {
+        self.heir.store(heir, Ordering::Relaxed);
+        self.over.store(term, Ordering::Release);
+    }
+
+    pub(super) fn is_over(&self, term: u64) -> bool {
+        term != 0 && self.over.load(Ordering::Acquire) == term
+    }
+
+    pub(super) fn heir(&self) -> u64 {
+        self.heir.load(Ordering::Relaxed)
+    }
+
+    /// The leader of `term` has told that this replica is to lead.
+    pub(super) fn inherit(&self, term: u64) {
+        self.inherits.store(term, Ordering::Release);
+    }
+
+    /// Whether this replica is to lead, and neither it nor another one does: it asks for votes in the next term.
+    pub(super) fn is_coming(&self, now: &Leadership) -> bool {
+        let from = self.inherits.load(Ordering::Acquire);
+        from != 0 && (now.term == from || (now.term == from + 1 && now.leader.is_none()))
+    }
 }
 
 /// Keeps a [`Leadership`] at what Raft says, and `follows` at whether another replica leads.
@@ -54,7 +94,42 @@ pub(super) fn follow(
     (receiver, env.threads.task("leadership", Box::pin(body)))
 }
 
+/// Resolves, with the reason, when Raft ends by a failure; never when it is ended in order.
+pub(super) fn died(raft: &Raft<TypeConfig, Machine>) -> impl Future<Output = String> + Send + use<> {
+    let mut metrics = raft.metrics();
+    async move {
+        let mut is_last = false;
+        loop {
+            let ended = metrics.borrow_watched().running_state.clone();
+            match ended {
+                Ok(()) if !is_last => {}
+                Ok(()) | Err(Fatal::Stopped) => return std::future::pending().await,
+                Err(fatal) => return fatal.to_string(),
+            }
+            // Its last word may come with its end.
+            is_last = metrics.changed().await.is_err();
+        }
+    }
+}
+
 impl Journal {
+    /// Whether this replica takes units, after a wait of at most `most` if the leader is handing over to it: what comes then need not go back and forth.
+    pub async fn takes_units_soon(&self, most: Duration) -> bool {
+        let mut leadership = self.leadership();
+        let decided = leadership.wait_for(|now| !self.handing().is_coming(now));
+        tokio::select! {
+            biased;
+            _ = decided => {}
+            () = self.env().clock.sleep(most) => {}
+        }
+        self.takes_units()
+    }
+
+    /// How often leaders went, as the broker of this replica saw it; the same for all its journals.
+    pub fn turnover(&self) -> Turnover {
+        self.links().detector.turnover()
+    }
+
     /// What Raft says now; `None` once it has ended.
     pub(super) fn standing(&self) -> Option<Standing> {
         let metrics = self.raft().metrics();
@@ -66,7 +141,7 @@ impl Journal {
             term,
             leads: seen.state == ServerState::Leader && seen.current_leader == Some(self.replica()),
             knows_leader: seen.current_leader.is_some(),
-            hands_over: term != 0 && self.hands_over().load(Ordering::Relaxed) == term,
+            hands_over: self.handing().is_over(term),
             reached: (seen.last_log_index.map_or(0, |index| index + 1), seen.last_applied.map_or(0, |id| id.index + 1)),
             voters: membership.get_joint_config().clone(),
             members: membership.nodes().map(|(id, _)| *id).collect(),

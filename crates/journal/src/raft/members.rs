@@ -4,7 +4,6 @@
 //! voters. Only the leader can do any of them; others say who leads.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::Instant as _;
@@ -174,7 +173,7 @@ impl Journal {
         }
         let ended = |reason: String| MemberError::Ended { journal: self.id(), reason };
         // Nothing is claimed any more in this term: should the other not take over, anybody may.
-        self.hands_over().store(before.term, Ordering::Relaxed);
+        self.handing().begin(to, before.term);
         self.raft().trigger().transfer_leader(to).await.map_err(|error| ended(error.to_string()))?;
         let taken = leadership.wait_for(|now| now.leader == Some(to));
         tokio::select! {
@@ -217,7 +216,7 @@ impl Journal {
     pub fn holds_lease(&self) -> bool {
         let leads = *self.leadership().borrow();
         // Whoever hands over lets the next leader come at once.
-        if !leads.is_self || self.hands_over().load(Ordering::Relaxed) == leads.term || !self.is_caught_up() {
+        if !leads.is_self || self.handing().is_over(leads.term) || !self.is_caught_up() {
             return false;
         }
         leased_term(self.raft(), self.replica(), self.heartbeat_ms()) == Some(leads.term)

@@ -16,6 +16,7 @@ mod leadership;
 mod machine;
 mod members;
 mod network;
+mod own_vote;
 mod pacer;
 mod peers;
 mod proposer;
@@ -29,6 +30,7 @@ mod settings;
 mod start;
 mod store;
 mod strain;
+mod turnover;
 mod types;
 mod wire;
 
@@ -40,11 +42,13 @@ pub use leadership::Leadership;
 pub use members::{FormerVoters, Freshness, Members, Progress};
 pub use pacer::Pacer;
 pub use peers::{Answer, Lane, Links, Message, PeerError, Peers, broker_of, generation_of, replica_id};
-pub use queue::Ticket;
+pub use queue::{Memory, Ticket};
 pub use read::{PREFIX_BYTES, ServedBatch, TailRead};
 pub use receive::Accepted;
 pub use settings::{ENTRY_OVERHEAD_BYTES, JournalSettings};
 pub use start::Beginning;
+pub use strain::Slowness;
+pub use turnover::Turnover;
 
 #[cfg(test)]
 mod tests;

@@ -26,6 +26,7 @@ use tidegate_env::bugs::{self, Bug};
 use tidegate_model::JournalId;
 
 use super::machine::SnapshotData;
+use super::own_vote::OwnVote;
 use super::pacer::{Backlog, Stretch};
 use super::peers::{Answer, Lane, Links, Message, PeerError, broker_of};
 use super::types::{LogId, TypeConfig};
@@ -49,6 +50,7 @@ type Rpc<T> = Result<T, RPCError<TypeConfig>>;
 pub(super) struct Network {
     pub(super) journal: JournalId,
     pub(super) replica: u64,
+    pub(super) own_vote: OwnVote,
     pub(super) links: Links,
     pub(super) env: Env,
 }
@@ -58,6 +60,7 @@ pub(super) struct Network {
 pub(super) struct Peer {
     header: Header,
     lane: Lane,
+    own_vote: OwnVote,
     links: Links,
     env: Env,
 }
@@ -65,7 +68,7 @@ pub(super) struct Peer {
 impl Network {
     fn peer(&self, to: u64, lane: Lane) -> Peer {
         let header = Header { hub: self.links.hub, journal: self.journal, from: self.replica, to };
-        Peer { header, lane, links: self.links.clone(), env: self.env.clone() }
+        Peer { header, lane, own_vote: self.own_vote.clone(), links: self.links.clone(), env: self.env.clone() }
     }
 }
 
@@ -86,9 +89,26 @@ impl Peer {
         self.links.peers.send(broker_of(self.header.to), lane, message).await
     }
 
+    /// What only a leader says: once its own vote is durable.
+    async fn send_as_leader(&self, lane: Lane, message: Message) -> Result<Answer, PeerError> {
+        let broken = |error: std::io::Error| PeerError::Broken { broker: broker_of(self.header.to), reason: error.to_string() };
+        self.own_vote.settled().await.map_err(broken)?;
+        self.send(lane, message).await
+    }
+
     /// One request and its answer, within `deadline`.
     async fn call(&self, lane: Lane, message: Message, deadline: Duration) -> Rpc<Reply> {
         let answered = async { self.send(lane, message).await?.await };
+        self.in_time(answered, deadline).await
+    }
+
+    /// The same, of a leader.
+    async fn call_as_leader(&self, lane: Lane, message: Message, deadline: Duration) -> Rpc<Reply> {
+        let answered = async { self.send_as_leader(lane, message).await?.await };
+        self.in_time(answered, deadline).await
+    }
+
+    async fn in_time(&self, answered: impl Future<Output = Result<Message, PeerError>>, deadline: Duration) -> Rpc<Reply> {
         match within(&self.env, deadline, answered).await {
             Some(answer) => self.read(answer),
             None => Err(self.late(deadline)),
@@ -143,7 +163,7 @@ impl Peer {
                 self.links.pacer.pass((end - offset) as u64, &self.env).await;
             }
             let part = Part { vote, last, total: total as u64, offset: offset as u64, data: data.slice(offset..end) };
-            match self.call(Lane::Data, self.header.part(part), PART_DEADLINE).await? {
+            match self.call_as_leader(Lane::Data, self.header.part(part), PART_DEADLINE).await? {
                 Reply::Snapshot(PartAnswer::Done(vote)) => return Ok(SnapshotResponse::new(vote)),
                 // The receiver says where to go on: it may have been started anew, or have the beginning from a call that broke off.
                 Reply::Snapshot(PartAnswer::Received(upto)) if (upto as usize) < total => offset = upto as usize,
@@ -219,7 +239,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
-        match self.call(self.lane, self.header.append(&request), option.hard_ttl()).await? {
+        match self.call_as_leader(self.lane, self.header.append(&request), option.hard_ttl()).await? {
             Reply::Append(answer) => Ok(answer),
             _ => Err(self.unexpected()),
         }
@@ -246,7 +266,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                     peer.links.pacer.pass(copied, &peer.env).await;
                     let prev = request.prev_log_id;
                     let last = request.entries.last().map(|entry| entry.log_id).or(prev);
-                    let sent = progress.or_stalled(peer.send(peer.lane, message)).await;
+                    let sent = progress.or_stalled(peer.send_as_leader(peer.lane, message)).await;
                     drop(request);
                     async move {
                         let Some(sent) = sent else { return Err(peer.late(STALLED)) };

@@ -135,7 +135,8 @@ impl Proposer {
         self.time = self.time.max(applied).max(TimestampMs(self.env.clock.now_ms()));
         let (payload, order) = EntryPayload::encode(Entry { time: self.time, units }).map_err(|error| error.to_string())?;
         let payload = Arc::new(payload);
-        if self.in_flight.is_empty() && self.lacks_lease() {
+        // Also while others are on their way: were this one refused and the next one not, it could not be proposed again behind that.
+        if self.lacks_lease() {
             self.renew(LONGEST_PAUSE).await;
         }
         let answer = self.hand_over(&payload).await?;
@@ -155,17 +156,18 @@ impl Proposer {
         let _ended = self.raft.trigger().heartbeat().await;
     }
 
-    /// Whether this replica leads and was idle for so long that it has no lease any more: Raft would refuse an entry.
+    /// Whether this replica leads and heard of no majority for so long, because it was idle or all are busy, that Raft would refuse an entry.
     fn lacks_lease(&self) -> bool {
         let leads = self.raft.server_metrics().borrow_watched().state == ServerState::Leader;
         leads && leased_term(&self.raft, self.settings.replica, self.settings.heartbeat_ms).is_none()
     }
 
-    /// Has a majority renew the lease, and waits for that: one round trip. True if it did.
+    /// Has a majority renew the lease, and waits for that: one round trip. True if it did. What was committed before need not be applied here: a new
+    /// leader's first entries follow its blank one at once.
     async fn renew(&self, most: Duration) -> bool {
         tokio::select! {
             biased;
-            asked = self.raft.ensure_linearizable(ReadPolicy::ReadIndex) => asked.is_ok(),
+            asked = self.raft.get_read_linearizer(ReadPolicy::ReadIndex) => asked.is_ok(),
             () = self.env.clock.sleep(most) => false,
         }
     }

@@ -12,6 +12,19 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use super::error::JournalError;
 use crate::entry::{Operation, Unit, UnitOutcome};
 
+/// Memory that requests of one replica hold, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Counted anew: units that wait to be proposed.
+    pub waiting: usize,
+    /// What those were charged.
+    pub charged_waiting: usize,
+    /// What all units that were submitted and not answered are charged.
+    pub charged: usize,
+    /// What the broker's tail cache holds above its budget that is not on its way; 0 if it keeps its bound.
+    pub cache_excess: u64,
+}
+
 /// What a unit costs beside its batches: the queue, the answer's channel, protobuf.
 const UNIT_OVERHEAD: usize = 512;
 
@@ -135,6 +148,13 @@ impl Queue {
     /// Bytes that wait.
     pub(super) fn bytes(&self) -> usize {
         self.inner.lock().bytes
+    }
+
+    /// Bytes of the units that wait, counted anew, and what they are charged.
+    pub(super) fn held(&self) -> (usize, usize) {
+        let inner = self.inner.lock();
+        let counted = inner.units.iter().map(|waiting| cost(&waiting.unit)).sum();
+        (counted, inner.units.iter().map(|waiting| waiting.claim.bytes).sum())
     }
 
     pub(super) fn is_closed(&self) -> bool {

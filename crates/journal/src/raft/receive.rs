@@ -142,14 +142,19 @@ impl Journal {
         }
         let served = match request {
             Request::Append(request) => {
-                if let Some(why) = self.unfit(&request) {
-                    return Reply::Refused(why);
-                }
+                let fits = self.fits(&request).and_then(|()| self.room_for(&request.entries));
+                let _room = match fits {
+                    Ok(room) => room,
+                    Err(why) => return Reply::Refused(why),
+                };
                 raft.append_entries(request).await.map(Reply::Append).map_err(|error| error.to_string())
             }
             Request::Vote(request) => raft.vote(request).await.map(Reply::Vote).map_err(|error| error.to_string()),
             Request::PreVote(request) => raft.pre_vote(request).await.map(Reply::Vote).map_err(|error| error.to_string()),
             Request::Transfer(request) => {
+                if *request.to_node_id() == self.replica() {
+                    self.handing().inherit(request.from_leader().leader_id.term);
+                }
                 raft.handle_transfer_leader(request).await.map(Reply::Transfer).map_err(|error| error.to_string())
             }
             Request::Snapshot(part) => Ok(self.gather(part).await),
@@ -162,23 +167,32 @@ impl Journal {
     }
 
     /// An entry that this broker's log cannot hold must not reach it.
-    fn unfit(&self, request: &AppendEntriesRequest<TypeConfig>) -> Option<String> {
+    fn fits(&self, request: &AppendEntriesRequest<TypeConfig>) -> Result<(), String> {
         let most = self.max_payload_bytes();
         let longest = request.entries.iter().map(|entry| match &entry.payload {
             RaftPayload::Normal(data) => data.0.bytes(),
             _ => 0,
         });
-        let longest = longest.max()?;
-        if let Some(why) = self.overrun(&request.entries) {
-            return Some(why);
+        match longest.max() {
+            Some(longest) if longest > most => Err(format!(
+                "an entry of {longest} bytes does not fit this broker's log, which takes {most}: raise wal.file_bytes"
+            )),
+            _ => Ok(()),
         }
-        (longest > most).then(|| {
-            format!("an entry of {longest} bytes does not fit this broker's log, which takes {most}: raise wal.file_bytes")
-        })
     }
 
     async fn gather(&self, part: Part) -> Reply {
         let vote = part.vote;
+        // Raft ends if it cannot install a snapshot that it took; one that is refused comes again.
+        if part.offset == 0 {
+            match self.checkpoints().have_room_for(part.total).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    return Reply::Refused(format!("this broker's disk has no room for a snapshot of {} bytes", part.total));
+                }
+                Err(error) => return Reply::Refused(format!("this broker's disk does not say how much is free: {error}")),
+            }
+        }
         let gathered = self.incoming().lock().take(&part);
         let data = match gathered {
             Gathered::Answer(answer) => return Reply::Snapshot(answer),

@@ -7,10 +7,13 @@
 use std::time::Duration;
 
 use tidegate_model::JournalId;
+use tidegate_wal::{Admission, Class, Shortage};
 
 use super::error::JournalError;
 use super::journal::Journal;
+use super::queue::class;
 use super::types::{RaftEntry, RaftPayload};
+use crate::entry::{EntryPayload, Piece};
 
 /// How long an append waits for a voter's room before it is refused.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -36,7 +39,7 @@ impl Journal {
             let now = clock.monotonic();
             let Some(broker) = self.links().detector.short_of_room(self.id(), now, self.room_patience()) else { return Ok(()) };
             if now.saturating_sub(begun) >= PATIENCE {
-                let status = self.log_status();
+                let status = self.log().status();
                 return Err(JournalError::Full {
                     journal: self.id(),
                     why: format!("the write-ahead log of broker {broker}, which votes, is full"),
@@ -49,18 +52,55 @@ impl Journal {
         }
     }
 
-    /// Why this broker's log does not take these entries. The catalog's are taken always: they are small, and all brokers need them.
-    pub(super) fn overrun(&self, entries: &[RaftEntry]) -> Option<String> {
-        if self.id() == JournalId::CATALOG {
-            return None;
-        }
-        let bytes = |entry: &RaftEntry| match &entry.payload {
-            RaftPayload::Normal(data) => data.0.bytes() as u64,
-            _ => 0,
-        };
-        let status = self.log_status();
-        let (bytes, used, budget) = (entries.iter().map(bytes).sum::<u64>(), status.used_bytes, status.budget_bytes);
-        (bytes > 0 && used + bytes > budget)
-            .then(|| format!("this broker's log has used {used} of {budget} bytes and takes no {bytes} more"))
+    /// Whether this replica leads and a voter's log has no room. What would free that log may stand behind data which it does not take: it needs a
+    /// snapshot, which it gets once this log is purged, see [`Journal::checkpoint`].
+    pub fn voter_lacks_room(&self) -> bool {
+        let now = self.env().clock.monotonic();
+        self.leadership().borrow().is_self && self.links().detector.short_of_room(self.id(), now, Duration::MAX).is_some()
     }
+
+    /// Whether the log holds something that [`Journal::checkpoint`] may purge.
+    pub fn may_purge(&self) -> bool {
+        let first = self.first_in_log();
+        let leads = self.leadership().borrow().is_self;
+        self.read_state(|state| {
+            let released = state.first_retained().map_or(state.applied().index, |retained| retained.saturating_sub(1));
+            // Only a leader releases; others purge what was released.
+            first < if leads { state.releasable() } else { released }
+        })
+    }
+
+    /// Room in this broker's log for entries of a leader, to be held until they are written; or why there is none, of which leaders hear. What is on its
+    /// way to the disk counts, and what frees logs finds room where data does not. The catalog's entries are taken always: they are small, and all
+    /// brokers need them.
+    pub(super) fn room_for(&self, entries: &[RaftEntry]) -> Result<Option<Admission>, String> {
+        let units = entries.iter().filter_map(|entry| match &entry.payload {
+            RaftPayload::Normal(data) => Some((data.0.bytes() as u64, class_of(&data.0))),
+            _ => None,
+        });
+        let Some((bytes, class)) = units.reduce(|(bytes, class), (more, other)| (bytes + more, class.min(other))) else {
+            return Ok(None);
+        };
+        if self.id() == JournalId::CATALOG {
+            return Ok(None);
+        }
+        match self.log().admit(bytes, class) {
+            Ok(room) => Ok(Some(room)),
+            // The log waits for the disk by itself, and finds out only by what it is given that there is room again.
+            Err(full) if full.why == Shortage::Disk => Ok(None),
+            Err(full) => {
+                self.links().detector.refuse(self.env().clock.monotonic());
+                Err(format!("this broker's log takes no {bytes} bytes more: {full}"))
+            }
+        }
+    }
+}
+
+/// What needs most: data before control entries before those that free space.
+fn class_of(payload: &EntryPayload) -> Class {
+    let classes = payload.pieces().iter().map(|piece| match piece {
+        Piece::Run(_) => Class::Data,
+        Piece::Unit { unit, .. } => class(unit),
+    });
+    classes.min().unwrap_or(Class::Control)
 }

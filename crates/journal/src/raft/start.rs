@@ -16,6 +16,9 @@ use super::settings::JournalSettings;
 use super::store::LogStore;
 use super::types::{TypeConfig, decode_vote, position};
 
+/// A lease is so many times a heartbeat.
+const LEASE_BEATS: u64 = 6;
+
 /// What a replica does that finds nothing stored of its journal. One that finds something goes on from there, whatever this says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Beginning {
@@ -29,16 +32,23 @@ pub enum Beginning {
     Join,
     /// Nothing must be missing: an empty replica was emptied by somebody and must not vote under this id (I7).
     Restart,
+    /// As `Restart`, for a replica that joined: it may have been stopped before the entry came, or was durable, that made it a member, and waits for it then.
+    Return,
 }
 
 /// The settings of openraft. Its clock is off until there are other members: an idle journal costs nothing, and a single voter needs no
 /// heartbeat to keep its lease. Snapshots and purges happen only when we say so.
+///
+/// With its clock off, its three times are only a lease (the last one) and how long it waits: `heartbeat_interval` for the answer to a heartbeat,
+/// `election_timeout_min` for votes and for the log of whoever is to take over. An answer counts from when its question was sent, so that it is worth
+/// something as long as the lease, and waiting less than that makes a busy machine, whose answers are late and good, look like a dead one.
 pub(super) fn config(settings: &JournalSettings) -> Arc<Config> {
+    let lease_ms = settings.heartbeat_ms * LEASE_BEATS;
     let config = Config {
         cluster_name: String::from("tidegate"),
-        heartbeat_interval: settings.heartbeat_ms,
-        election_timeout_min: settings.heartbeat_ms * 3,
-        election_timeout_max: settings.heartbeat_ms * 6,
+        heartbeat_interval: lease_ms - 2,
+        election_timeout_min: lease_ms - 1,
+        election_timeout_max: lease_ms,
         enable_tick: false,
         enable_heartbeat: false,
         enable_elect: false,
@@ -75,7 +85,7 @@ pub(super) async fn begin(
                 return raft.initialize(members).await.map_err(|error| failed(error.to_string()));
             }
             Beginning::Join => return Ok(()),
-            Beginning::Restart => {
+            Beginning::Restart | Beginning::Return => {
                 let _ = raft.shutdown().await;
                 return Err(StartError::NothingStored { journal, replica });
             }
@@ -90,7 +100,7 @@ pub(super) async fn begin(
         return raft.trigger().elect(false).await.map_err(|error| failed(error.to_string()));
     }
     // A joining replica may have been stopped before the entry came that made it a member.
-    if !member && *beginning != Beginning::Join {
+    if !member && !matches!(beginning, Beginning::Join | Beginning::Return) {
         let _ = raft.shutdown().await;
         return Err(StartError::NotAMember { journal, replica });
     }

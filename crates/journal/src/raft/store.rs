@@ -1,9 +1,9 @@
 //! Raft's log over the shared WAL: appends, votes, truncations and purges go through one queue, in order.
 //!
 //! An append publishes its entries to the tail cache, hands them to the WAL and returns; Raft hears from the WAL thread once they are
-//! synced. Reads come from the cache, else from the WAL. What is committed is noted lazily: a start does not need it.
+//! synced. Reads come from the cache, else from the WAL. What is committed is noted lazily: a start does not need it. Nor does it need to know that the
+//! vote that this replica gave won its election: that goes out with the next write, so that an election costs no sync for it.
 
-use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
@@ -18,6 +18,7 @@ use tidegate_wal::{JournalLog, ReadError, Wal, Write};
 use tokio::sync::oneshot;
 
 use super::cache::TailCache;
+use super::own_vote::OwnVote;
 use super::types::{
     CodecError, LogId, RaftEntry, TypeConfig, Vote, decode_payload, decode_vote, encode_payload, encode_vote, log_id, position,
 };
@@ -32,9 +33,11 @@ const COMMITTED_STRIDE: u64 = 256;
 #[derive(Clone)]
 pub(super) struct LogStore {
     journal: JournalId,
+    replica: u64,
     wal: Wal,
     cache: TailCache,
     marks: Arc<Mutex<Marks>>,
+    own_vote: OwnVote,
     /// The first entry that was found damaged.
     damage: Arc<OnceLock<String>>,
 }
@@ -43,6 +46,8 @@ pub(super) struct LogStore {
 #[derive(Default)]
 struct Marks {
     vote: Option<Vote>,
+    /// The same, as it goes out before the next write.
+    to_write: Option<Vote>,
     purged: Option<LogId>,
     last: Option<LogId>,
     committed: Option<LogId>,
@@ -52,6 +57,7 @@ struct Marks {
 impl LogStore {
     pub(super) fn new(
         journal: JournalId,
+        replica: u64,
         wal: Wal,
         cache: TailCache,
         recovered: Option<&JournalLog>,
@@ -64,7 +70,13 @@ impl LogStore {
             marks.last = log.last.and_then(log_id).max(marks.purged);
         }
         cache.durable(journal, marks.last.map_or(0, |id| position(&id).index));
-        Ok(LogStore { journal, wal, cache, marks: Arc::new(Mutex::new(marks)), damage: Arc::default() })
+        let (marks, own_vote, damage) = (Arc::new(Mutex::new(marks)), OwnVote::default(), Arc::default());
+        Ok(LogStore { journal, replica, wal, cache, marks, own_vote, damage })
+    }
+
+    /// What a leader waits for before it sends anything.
+    pub(super) fn own_vote(&self) -> OwnVote {
+        self.own_vote.clone()
     }
 
     /// What was found damaged, if anything was read that is not what was written.
@@ -82,10 +94,17 @@ impl LogStore {
         self.marks.lock().purged.map_or(0, |id| position(&id).index)
     }
 
+    /// What is still to be written before anything else.
+    fn owed(&self) -> Option<Write> {
+        let owed = self.marks.lock().to_write.take();
+        owed.map(|vote| Write::Vote { journal: self.journal, bytes: encode_vote(&vote) })
+    }
+
     /// Writes through the queue and waits until it is durable.
     async fn write(&self, write: Write) -> io::Result<()> {
         let (done, result) = oneshot::channel();
-        self.wal.submit(vec![write], Some(Box::new(move |written| drop(done.send(written)))));
+        let writes = self.owed().into_iter().chain([write]).collect();
+        self.wal.submit(writes, Some(Box::new(move |written| drop(done.send(written)))));
         match result.await {
             Ok(written) => written.map_err(io::Error::other),
             Err(_) => Err(io::Error::other("the WAL is closed")),
@@ -189,7 +208,23 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        self.write(Write::Vote { journal: self.journal, bytes: encode_vote(vote) }).await?;
+        let write = Write::Vote { journal: self.journal, bytes: encode_vote(vote) };
+        let is_given = self.marks.lock().vote.is_some_and(|given| given.leader_id == vote.leader_id);
+        if vote.committed && is_given {
+            // The vote is durable, or will be now; that its candidate won binds nobody to anything. Lost in a crash, it is told again by that leader.
+            self.own_vote.settled().await?;
+            let mut marks = self.marks.lock();
+            (marks.vote, marks.to_write) = (Some(*vote), Some(*vote));
+            return Ok(());
+        }
+        // It takes the place of one that is still to be written.
+        self.marks.lock().to_write = None;
+        if !vote.committed && vote.leader_id.voted_for == self.replica {
+            let (own, number) = (self.own_vote.clone(), self.own_vote.begin());
+            self.wal.submit(vec![write], Some(Box::new(move |written| own.end(number, written.is_ok()))));
+        } else {
+            self.write(write).await?;
+        }
         self.marks.lock().vote = Some(*vote);
         Ok(())
     }
@@ -215,7 +250,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = RaftEntry> + Send,
         I::IntoIter: Send,
     {
-        let mut writes = VecDeque::new();
+        let mut writes: Vec<Write> = self.owed().into_iter().collect();
         let mut last = None;
         for entry in entries {
             let payload = encode_payload(&entry.payload);
@@ -223,7 +258,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let at = position(&entry.log_id);
             last = Some(entry.log_id);
             self.cache.insert(self.journal, at.index, entry, bytes);
-            writes.push_back(Write::Entry { journal: self.journal, at, payload: payload.into() });
+            writes.push(Write::Entry { journal: self.journal, at, payload: payload.into() });
         }
         let Some(last) = last else {
             flushed.io_completed(Ok(()));
@@ -231,7 +266,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         };
         self.marks.lock().last = Some(last);
         if bugs::on(Bug::RaftAheadOfDisk) {
-            self.wal.submit(writes.into(), None);
+            self.wal.submit(writes, None);
             self.cache.durable(self.journal, last.index + 1);
             flushed.io_completed(Ok(()));
             return Ok(());
@@ -243,7 +278,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
             flushed.io_completed(written.map_err(io::Error::other));
         };
-        self.wal.submit(writes.into(), Some(Box::new(done)));
+        self.wal.submit(writes, Some(Box::new(done)));
         Ok(())
     }
 

@@ -13,8 +13,24 @@ const STRAINED_MS: u32 = 100;
 const BETTER: u32 = 4;
 /// A strain must last so long.
 const LASTS: Duration = Duration::from_secs(3);
+/// A broker that is strained for so long is called slow: before it hands over, so that nobody hands back.
+const SLOW_AFTER: Duration = Duration::from_secs(2);
+/// It is called slow until the strain was below this, in milliseconds, for [`CALM`].
+const CALM_MS: u32 = STRAINED_MS / 2;
+const CALM: Duration = Duration::from_secs(30);
+/// What is known of a disk that nobody writes to is worth half as much after so long.
+const FADES: Duration = Duration::from_secs(30);
 /// How much of what was known a new measurement leaves.
 const KEPT: f64 = 0.8;
+
+/// How long a broker makes a write wait, as far as it knows itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slowness {
+    /// By its disk or by its way to a majority, whichever is longer, in milliseconds.
+    pub wait_ms: u32,
+    /// It is so slow, or was within the last half minute, that it should lead nothing while others are not.
+    pub is_slow: bool,
+}
 
 /// The strain of this broker.
 #[derive(Debug, Default)]
@@ -22,7 +38,12 @@ pub(super) struct Strain {
     sync_ms: f64,
     syncs: u64,
     now_ms: u32,
+    measured: Option<Duration>,
+    /// Strained since then.
     since: Option<Duration>,
+    is_slow: bool,
+    /// Calm since then.
+    calm: Option<Duration>,
 }
 
 impl Strain {
@@ -31,7 +52,11 @@ impl Strain {
         if status.syncs != self.syncs {
             self.syncs = status.syncs;
             self.sync_ms = self.sync_ms * KEPT + status.last_sync.as_secs_f64() * 1000.0 * (1.0 - KEPT);
+        } else if status.writing_for.is_zero() {
+            let idle = now.saturating_sub(self.measured.unwrap_or(now));
+            self.sync_ms *= 0.5f64.powf(idle.as_secs_f64() / FADES.as_secs_f64());
         }
+        self.measured = Some(now);
         // A sync that does not return is as long as it has lasted.
         let disk = self.sync_ms.max(status.writing_for.as_secs_f64() * 1000.0);
         let way = way.map_or(0.0, |way| way.as_secs_f64() * 1000.0);
@@ -39,9 +64,21 @@ impl Strain {
         if self.now_ms < STRAINED_MS {
             self.since = None;
         } else {
-            self.since.get_or_insert(now);
+            let since = *self.since.get_or_insert(now);
+            self.is_slow |= now.saturating_sub(since) >= SLOW_AFTER;
+        }
+        if self.now_ms >= CALM_MS {
+            self.calm = None;
+        } else {
+            let calm = *self.calm.get_or_insert(now);
+            self.is_slow &= now.saturating_sub(calm) < CALM;
         }
         self.now_ms
+    }
+
+    /// As last measured.
+    pub(super) fn slowness(&self) -> Slowness {
+        Slowness { wait_ms: self.now_ms, is_slow: self.is_slow }
     }
 
     /// As last measured, in milliseconds.
@@ -71,6 +108,7 @@ mod tests {
         Status {
             used_bytes: 0,
             budget_bytes: 1,
+            data_budget_bytes: 1,
             files: 1,
             pressure: Pressure::Normal,
             room_bytes: 1,
@@ -80,6 +118,33 @@ mod tests {
             syncs,
             written_bytes: 0,
         }
+    }
+
+    #[test]
+    fn a_broker_is_called_slow_after_a_moment_and_until_it_was_calm_for_a_while() {
+        let (mut strain, ms) = (Strain::default(), Duration::from_millis);
+        let mut syncs = 0;
+        let mut measure = |strain: &mut Strain, seconds: u64, sync: u64| {
+            syncs += 1;
+            strain.sync_ms = sync as f64;
+            strain.measure(&status(syncs, ms(sync), Duration::ZERO), Some(ms(1)), Duration::from_secs(seconds));
+            strain.slowness().is_slow
+        };
+        assert!(!measure(&mut strain, 0, 300) && !measure(&mut strain, 1, 300), "it may pass");
+        assert!(measure(&mut strain, 2, 300));
+        assert!(!strain.yields_to(1, Duration::from_secs(2)), "it is called slow before it hands over");
+        // Better, and not good.
+        assert!(measure(&mut strain, 3, 70) && measure(&mut strain, 60, 70));
+        assert!(measure(&mut strain, 61, 1) && measure(&mut strain, 90, 1));
+        assert!(!measure(&mut strain, 91, 1), "calm for half a minute");
+        assert!(!measure(&mut strain, 92, 300) && measure(&mut strain, 94, 300));
+        // Nobody writes any more: whether it is still slow is not known, and shows when it leads again.
+        let mut is_slow = true;
+        for second in 95..300 {
+            strain.measure(&status(syncs, ms(300), Duration::ZERO), Some(ms(1)), Duration::from_secs(second));
+            is_slow = strain.slowness().is_slow;
+        }
+        assert!(!is_slow, "{strain:?}");
     }
 
     #[test]

@@ -40,6 +40,11 @@ impl Objects {
         self.condemned.iter().map(|(key, time)| (key, *time))
     }
 
+    /// Whether a key may be deleted from the store.
+    pub fn is_condemned(&self, key: &str) -> bool {
+        self.condemned.contains_key(key)
+    }
+
     /// How many ranges refer to an object; `None` if it is not live or counted in a manifest.
     pub fn references(&self, key: &str) -> Option<u32> {
         self.live.get(key).copied()

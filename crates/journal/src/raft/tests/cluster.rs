@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -11,7 +11,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tidegate_env::Random;
-use tidegate_env::intercepted::InterceptedDisk;
+use tidegate_env::intercepted::{InterceptedDisk, SaysFull, SlowSyncs};
 use tidegate_env::sim::SimRandom;
 use tidegate_model::{BrokerId, HubId};
 use tokio::runtime::Runtime;
@@ -181,6 +181,8 @@ pub(super) struct Cluster {
     pub(super) budgets: BTreeMap<u64, u64>,
     /// Disks that take so many milliseconds for each sync.
     pub(super) syncs: BTreeMap<u64, Arc<AtomicU64>>,
+    /// Replicas whose disk says that nothing is free.
+    pub(super) full: BTreeMap<u64, Arc<AtomicBool>>,
 }
 
 impl Cluster {
@@ -194,6 +196,7 @@ impl Cluster {
             cache_bytes: 64 << 20,
             budgets: BTreeMap::new(),
             syncs: BTreeMap::new(),
+            full: BTreeMap::new(),
         }
     }
 
@@ -215,12 +218,14 @@ impl Cluster {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (path, cache) = (self.path(id), TailCache::new(self.cache_bytes));
         let (budget, sync) = (self.budgets.get(&id).copied(), self.syncs.entry(id).or_default().clone());
+        let full = self.full.entry(id).or_default().clone();
         let peers = Arc::new(From { net: self.net.clone(), broker: u64::from(broker_of(id).0) });
         let links = Links::new(self.hub, peers);
         let settings = JournalSettings { replica: id, ..self.settings.clone() };
         let started = runtime.spawn(async move {
             let mut env = Env::real();
-            env.disk = Arc::new(InterceptedDisk { disk: env.disk.clone(), by: slow::SlowSyncs(sync) });
+            env.disk = Arc::new(InterceptedDisk { disk: env.disk, by: SlowSyncs(sync) });
+            env.disk = Arc::new(InterceptedDisk { disk: env.disk, by: SaysFull(full) });
             let mut log_settings = wal_settings(&path);
             if let Some(budget) = budget {
                 (log_settings.budget_bytes, log_settings.control_reserve_bytes) = (budget, budget / 8);

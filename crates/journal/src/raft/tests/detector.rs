@@ -169,3 +169,32 @@ fn the_first_write_after_a_pause_is_proposed_once() {
         }
     });
 }
+
+#[test]
+fn answers_that_are_late_renew_the_lease_all_the_same() {
+    on_threads(async {
+        let cluster = Cluster::of(&THREE, 28).await;
+        let leader = cluster.leader().await;
+        cluster.propose(open(0)).await;
+        // Longer than a heartbeat, and well within a lease: a machine with more to do than it can.
+        let late = Duration::from_millis(cluster.settings.heartbeat_ms + 30);
+        THREE.iter().filter(|id| **id != leader).for_each(|other| cluster.net.far(*other, late));
+        for round in 0..3 {
+            eventually("the lease has run out", || (!cluster.journal(leader).holds_lease()).then_some(())).await;
+            let before = cluster.journal(leader).proposed_again();
+            appended(cluster.journal(leader).propose(append(0, "beside late answers")).await.unwrap());
+            assert_eq!(cluster.journal(leader).proposed_again(), before, "round {round}: Raft refused it first");
+        }
+        let asked = || cluster.replicas.values().map(|replica| replica.journal.turnover().elections).sum::<u64>();
+        let before = asked();
+        THREE.iter().filter(|id| **id != leader).for_each(|other| cluster.net.cut(leader, *other));
+        let rest: Vec<u64> = THREE.into_iter().filter(|id| *id != leader).collect();
+        cluster.leader_of(&rest).await;
+        assert!(asked() > before, "an election is counted");
+        eventually("the old one has seen that it leads no more", || {
+            cluster.net.heal();
+            (cluster.journal(leader).turnover().lost == 1).then_some(())
+        })
+        .await;
+    });
+}

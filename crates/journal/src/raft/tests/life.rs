@@ -173,6 +173,24 @@ fn data_of_another_replica_is_refused() {
 }
 
 #[test]
+fn a_replica_that_joined_and_was_stopped_before_it_was_a_member_goes_on_and_an_emptied_one_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    on_threads(async { start(folder.path(), &Env::real()).await.stop().await });
+    on_threads(async {
+        let env = Env::real();
+        let (wal, log) = open_log(folder.path(), &env).await;
+        let checkpoint_dir = checkpoints(folder.path());
+        let parts = JournalParts { wal, cache: TailCache::new(1 << 20), checkpoint_dir, env, links: Links::none() };
+        let joined = JournalSettings { replica: 12, ..settings() };
+        let emptied = Journal::start_as(JournalId(9), joined.clone(), Beginning::Return, None, parts.clone()).await.unwrap_err();
+        assert!(matches!(emptied, StartError::NothingStored { journal: JournalId(9), replica: 12 }), "{emptied}");
+        let waits = Journal::start_as(ID, joined, Beginning::Return, log, parts).await.unwrap();
+        assert!(!waits.members().voters.contains(&12) && !waits.leadership().borrow().is_self);
+        waits.shutdown().await;
+    });
+}
+
+#[test]
 fn a_read_of_any_size_ends_before_the_first_batch_that_does_not_fit_and_skips_none() {
     on_threads(async {
         let folder = tempfile::tempdir().unwrap();

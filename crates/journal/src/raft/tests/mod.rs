@@ -5,13 +5,13 @@ mod chaos;
 mod cluster;
 mod detector;
 mod golden;
+mod handing;
 mod kills;
 mod life;
 mod limits;
 mod moving;
 mod repeats;
 mod replicas;
-mod slow;
 mod wire;
 
 use std::path::{Path, PathBuf};

@@ -1,6 +1,8 @@
 //! Members that come and go: learners, snapshots, changes of voters, transfers, reads that are surely fresh.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::cluster::*;
@@ -84,8 +86,15 @@ fn a_learner_far_behind_gets_a_snapshot_that_hides_nothing_and_a_restart_goes_on
         eventually("the log is purged", || (cluster.replicas[&1].wal.first_index(ID) > 20).then_some(())).await;
         let expected: Vec<String> = (30..34).map(|number| number.to_string()).collect();
 
+        // While its disk is full, it refuses the snapshot and lives.
+        let full = Arc::new(AtomicBool::new(true));
+        cluster.full.insert(2, full.clone());
         cluster.start(2, Beginning::Join).await.unwrap();
         cluster.journal(1).add_learner(2).await.unwrap();
+        let waiting = tokio::time::timeout(Duration::from_secs(1), cluster.journal(1).caught_up(2, 0)).await;
+        assert!(waiting.is_err(), "it took a snapshot without room for it");
+        assert_eq!(cluster.journal(2).failed().borrow().clone(), None);
+        full.store(false, Ordering::Relaxed);
         cluster.journal(1).caught_up(2, 0).await.unwrap();
         assert_eq!(cluster.values(0).await, expected);
         assert!(cluster.replicas[&2].wal.first_index(ID) > 20, "it did not get the entries one by one");

@@ -118,7 +118,7 @@ pub async fn run(options: &BrokersOptions) -> Result<Option<Summary>> {
         }
     };
     let (binary, folder) = (run.binary.clone(), run.folder.clone());
-    let plan = Plan { binary, folder, brokers: options.brokers, store: proxy.address, own_disks };
+    let plan = Plan { binary, folder, brokers: options.brokers, store: proxy.address, own_disks, settings: Vec::new() };
     let fleet = Fleet::start(plan).await.context("starting the brokers")?;
     let load = Load::by(&run, fleet.client().await?).await.context("starting the workload")?;
     let mut campaign = Campaign { run, fleet, load, proxy };
@@ -306,11 +306,7 @@ impl Campaign {
         let counts = self.load.stop().await?;
         self.fleet.whole().await?;
         self.load.workload.read_everything(Source::Anywhere).await.context("the first full read")?;
-        for number in self.fleet.numbers() {
-            self.fleet.terminate(number).await?;
-            self.fleet.run(number).await?;
-            self.fleet.whole().await?;
-        }
+        self.fleet.restart_each().await?;
         self.load.workload.read_everything(Source::Restarted).await.context("the full read after restarts")?;
         let tiered =
             |partition: &tidegate_client::proto::v1::PartitionStatus| partition.tiered_end_offset == partition.high_watermark;

@@ -48,6 +48,8 @@ pub struct Plan {
     pub store: SocketAddr,
     /// Whether each broker gets a small disk of its own (needs root).
     pub own_disks: bool,
+    /// Settings of each broker beyond those of every fleet.
+    pub settings: Vec<(&'static str, u64)>,
 }
 
 /// The brokers.
@@ -114,6 +116,9 @@ impl Fleet {
         setup.set("hub.broker_id", number);
         setup.set("hub.journals", 3);
         setup.set("hub.wal.budget_bytes", 128 << 20);
+        for (name, value) in &self.plan.settings {
+            setup.set(name, value);
+        }
         setup.set("hub.fleet.join", format!("[{}]", join.join(",")));
         setup.set("hub.fleet.zone", format!("zone-{slot}"));
         setup.set("listeners.peer", backend);
@@ -178,13 +183,32 @@ impl Fleet {
         hub.terminate().await.with_context(|| format!("broker {number}; the end of its log:\n{}", member.setup.log_tail()))
     }
 
+    /// Restarts all brokers one after the other, each once the last is in sync again.
+    ///
+    /// # Errors
+    /// If one does not end or come back.
+    pub async fn restart_each(&mut self) -> Result<()> {
+        for number in self.numbers() {
+            self.terminate(number).await?;
+            self.run(number).await?;
+            self.whole().await?;
+        }
+        Ok(())
+    }
+
     /// A client that knows of every port that brokers ever have.
     ///
     /// # Errors
     /// If nobody answers.
     pub async fn client(&self) -> Result<Client> {
+        let addresses = self.addresses();
+        Client::connect(addresses.clone()).await.with_context(|| format!("none of {addresses}"))
+    }
+
+    /// Where clients find brokers, separated by commas.
+    pub fn addresses(&self) -> String {
         let addresses: Vec<String> = self.client_ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
-        Client::connect(addresses.join(",")).await.with_context(|| format!("none of {addresses:?}"))
+        addresses.join(",")
     }
 
     /// What a broker says of the cluster, the leader of the catalog if it answers.

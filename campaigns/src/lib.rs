@@ -11,6 +11,7 @@ pub mod full_disk;
 pub mod hub;
 pub mod kill9;
 pub mod minio;
+pub mod overload;
 pub mod pause;
 pub mod power_cut;
 pub mod probe;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tidegate_campaigns::run::{Options, Summary};
-use tidegate_campaigns::{brokers, fsync_error, full_disk, kill9, pause, power_cut, soak, store};
+use tidegate_campaigns::{brokers, fsync_error, full_disk, kill9, overload, pause, power_cut, soak, store};
 
 /// Hurt a Tidegate hub and see whether it keeps its promises.
 #[derive(Debug, Parser)]
@@ -32,6 +32,8 @@ enum Campaign {
     Pause(Options),
     /// Hurt several brokers with three replicas (with a real MinIO; full disks need root).
     Brokers(brokers::BrokersOptions),
+    /// Ten times the load on several brokers with three replicas (with a real MinIO).
+    Overload(overload::OverloadOptions),
     /// Full load and ten times of it for half an hour, with everything that comes and goes.
     Soak(soak::SoakOptions),
 }
@@ -66,6 +68,7 @@ async fn run(campaign: Campaign) -> anyhow::Result<Option<Summary>> {
         Campaign::Store(options) => store::run(&options).await,
         Campaign::Pause(options) => pause::run(&options).await,
         Campaign::Brokers(options) => brokers::run(&options).await,
+        Campaign::Overload(options) => overload::run(&options).await,
         Campaign::Soak(options) => soak::run(&options).await.map(Some),
     }
 }

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use tidegate_campaigns::run::{Options, Summary};
-use tidegate_campaigns::{fsync_error, full_disk, kill9, pause, power_cut, soak, store};
+use tidegate_campaigns::{fsync_error, full_disk, kill9, overload, pause, power_cut, soak, store};
 
 /// No round begins after so many seconds.
 const BUDGET: u64 = 20;
@@ -56,4 +56,9 @@ async fn a_paused_hub_goes_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn overload_stays_within_its_bounds() {
     good(&soak::slice(slice(1), 15).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn overload_of_three_brokers_stays_within_its_bounds() {
+    overload::slice(slice(1), 16).await.unwrap().iter().for_each(good);
 }

@@ -18,8 +18,8 @@ use tidegate_client::{Client, ClientSettings, Error, Record, Start};
 use tokio_util::sync::CancellationToken;
 
 /// The topic of the full load, and its partitions. Every second record goes to partition 0.
-pub(super) const TOPIC: &str = "soak-load";
-pub(super) const PARTITIONS: i32 = 8;
+pub(crate) const TOPIC: &str = "soak-load";
+pub(crate) const PARTITIONS: i32 = 8;
 /// Bytes of each record.
 const RECORD_BYTES: usize = 1000;
 /// An answer that takes longer is a stall.
@@ -27,22 +27,22 @@ const STALL: Duration = Duration::from_secs(1);
 
 /// What the clients count.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
-    pub(super) connections: AtomicU64,
-    pub(super) topics: AtomicU64,
-    pub(super) slow_reads: AtomicU64,
-    pub(super) canary: AtomicU64,
+pub(crate) struct Seen {
+    pub(crate) connections: AtomicU64,
+    pub(crate) topics: AtomicU64,
+    pub(crate) slow_reads: AtomicU64,
+    pub(crate) canary: AtomicU64,
     /// Leaps of the hub's wall clock that were taken back.
-    pub(super) leaps: AtomicU64,
+    pub(crate) leaps: AtomicU64,
     /// What the load is at present.
-    pub(super) phase: Mutex<String>,
+    pub(crate) phase: Mutex<String>,
     /// Errors that clients got, by reason.
-    pub(super) refusals: Mutex<BTreeMap<String, u64>>,
-    pub(super) stalls: Mutex<Vec<String>>,
+    pub(crate) refusals: Mutex<BTreeMap<String, u64>>,
+    pub(crate) stalls: Mutex<Vec<String>>,
 }
 
 impl Seen {
-    pub(super) fn refused(&self, who: &str, error: &Error) {
+    pub(crate) fn refused(&self, who: &str, error: &Error) {
         let reason = match error {
             Error::Hub(failure) => format!("{who}: {:?}", failure.reason),
             Error::DeliveryTimeout { .. } => format!("{who}: delivery timeout"),
@@ -58,7 +58,7 @@ fn add(counter: &AtomicU64) {
 }
 
 /// Sends as fast as the hub takes it.
-pub(super) async fn produce(address: String, number: u64, seen: Arc<Seen>, stop: CancellationToken) {
+pub(crate) async fn produce(address: String, number: u64, seen: Arc<Seen>, stop: CancellationToken) {
     let mut random = SmallRng::seed_from_u64(number);
     let value = Bytes::from(vec![b'l'; RECORD_BYTES]);
     while !stop.is_cancelled() {
@@ -94,7 +94,7 @@ pub(super) async fn produce(address: String, number: u64, seen: Arc<Seen>, stop:
 }
 
 /// Reads a message a second through the smallest window, always far behind.
-pub(super) async fn read_slowly(address: String, seen: Arc<Seen>, stop: CancellationToken) {
+pub(crate) async fn read_slowly(address: String, seen: Arc<Seen>, stop: CancellationToken) {
     let settings =
         ClientSettings { stream_window_bytes: 65_535, connection_window_bytes: 65_535, ..ClientSettings::new(address) };
     while !stop.is_cancelled() {
@@ -125,7 +125,7 @@ pub(super) async fn read_slowly(address: String, seen: Arc<Seen>, stop: Cancella
 }
 
 /// Connects, does something short or nothing, and is gone.
-pub(super) async fn churn_connections(address: String, pause: Duration, seen: Arc<Seen>, stop: CancellationToken) {
+pub(crate) async fn churn_connections(address: String, pause: Duration, seen: Arc<Seen>, stop: CancellationToken) {
     let mut random = SmallRng::seed_from_u64(3);
     let host = address.trim_start_matches("http://").to_owned();
     while !stop.is_cancelled() {
@@ -161,7 +161,7 @@ pub(super) async fn churn_connections(address: String, pause: Duration, seen: Ar
 }
 
 /// Makes a topic, fills it a little, deletes it.
-pub(super) async fn churn_topics(client: Client, seen: Arc<Seen>, stop: CancellationToken) {
+pub(crate) async fn churn_topics(client: Client, seen: Arc<Seen>, stop: CancellationToken) {
     for number in 0.. {
         if stop.is_cancelled() {
             return;
@@ -188,7 +188,7 @@ pub(super) async fn churn_topics(client: Client, seen: Arc<Seen>, stop: Cancella
 
 /// One record at a time, ten a second, by plain calls that are repeated when they are refused: an answer that takes longer than a second is a stall, and
 /// its reason is what refused it, what the hub says it waited for, or what else was slow then.
-pub(super) async fn canary(client: Client, metrics: Metrics, disk: PathBuf, seen: Arc<Seen>, stop: CancellationToken) {
+pub(crate) async fn canary(client: Client, metrics: Metrics, disk: PathBuf, seen: Arc<Seen>, stop: CancellationToken) {
     let mut service = ProducerServiceClient::new(client.new_transport());
     let start = Instant::now();
     let slowest = Arc::new(Mutex::new(Others::default()));
@@ -223,7 +223,7 @@ pub(super) async fn canary(client: Client, metrics: Metrics, disk: PathBuf, seen
 }
 
 /// The hub's newest numbers, by name with labels.
-pub(super) type Metrics = Arc<dyn Fn() -> BTreeMap<String, f64> + Send + Sync>;
+pub(crate) type Metrics = Arc<dyn Fn() -> BTreeMap<String, f64> + Send + Sync>;
 
 fn canary_record() -> v1::ProduceRequest {
     let record = v1::Record { value: Some(Bytes::from_static(&[b'c'; 100])), ..v1::Record::default() };

@@ -1,9 +1,9 @@
 //! Overload for a long time: full load with a hot partition, slow readers, connections and topics that come and go, retention and tiering, then ten
 //! times the load, under a wall clock that leaps. Looks at memory, descriptors, tasks, stalls, goodput and refusals.
 
-mod clients;
+pub(crate) mod clients;
 mod clock;
-mod samples;
+pub(crate) mod samples;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -56,15 +56,9 @@ const DESCRIPTORS_SLACK: u64 = 64;
 /// Tasks that may stay.
 const TASKS_SLACK: f64 = 64.0;
 /// Producers at ten times the load are ten times as many.
-const OVERLOAD: u64 = 10;
+pub(crate) const OVERLOAD: u64 = 10;
 /// Goodput under overload, as a share of the peak.
-const GOODPUT: f64 = 0.8;
-
-fn budget_bytes() -> u64 {
-    // Each journal has its in-flight bytes once in its queue and once in the log's, and uploads hold two objects and their read-back.
-    let journals = JOURNALS * JOURNAL_IN_FLIGHT_BYTES * 2;
-    IN_FLIGHT_BYTES + TAIL_CACHE_BYTES + BLOCK_CACHE_BYTES + journals + JOURNALS * OBJECT_BYTES * 4 + REST_BYTES
-}
+pub(crate) const GOODPUT: f64 = 0.8;
 
 /// A soak under way.
 struct Soak {
@@ -129,42 +123,62 @@ pub async fn run(options: &SoakOptions) -> Result<Summary> {
     Ok(summary)
 }
 
+/// Settings of a broker whose memory is looked at.
+pub(crate) fn settings(journals: u64) -> [(&'static str, u64); 17] {
+    [
+        ("limits.max_message_bytes", 1 << 20),
+        ("limits.max_in_flight_bytes", IN_FLIGHT_BYTES),
+        ("hub.journals", journals),
+        ("hub.journal.tail_cache_bytes", TAIL_CACHE_BYTES),
+        ("hub.journal.in_flight_bytes", JOURNAL_IN_FLIGHT_BYTES),
+        ("hub.journal.checkpoint_bytes", 16 << 20),
+        ("hub.wal.file_bytes", 16 << 20),
+        ("hub.wal.budget_bytes", 512 << 20),
+        ("hub.tier.cache_memory_bytes", BLOCK_CACHE_BYTES),
+        ("hub.tier.object_bytes", OBJECT_BYTES),
+        ("hub.tier.seal_bytes", 4 << 20),
+        ("hub.tier.seal_age_ms", 2000),
+        ("hub.tier.interval_ms", 200),
+        // Condemned objects go once a checkpoint in the store no longer names them: with the default of five minutes, garbage would fill disks.
+        ("hub.tier.checkpoint_interval_ms", 10_000),
+        ("hub.retention_interval_ms", 1000),
+        ("hub.retention_grace_ms", 1000),
+        ("hub.object_grace_ms", 5000),
+    ]
+}
+
+/// Memory that such a broker may take.
+pub(crate) fn budget_bytes(journals: u64) -> u64 {
+    // Each journal has its in-flight bytes once in its queue and once in the log's, and uploads hold two objects and their read-back.
+    let queues = journals * JOURNAL_IN_FLIGHT_BYTES * 2;
+    IN_FLIGHT_BYTES + TAIL_CACHE_BYTES + BLOCK_CACHE_BYTES + queues + journals * OBJECT_BYTES * 4 + REST_BYTES
+}
+
+/// The topic of the load: what is older than 64 MiB a partition goes.
+pub(crate) async fn make_topic(client: &Client) -> Result<()> {
+    let settings = v1::TopicSettings {
+        partitions: Some(clients::PARTITIONS as u32),
+        retention_bytes_per_partition: Some(64 << 20),
+        ..Default::default()
+    };
+    let request = v1::CreateTopicRequest { name: clients::TOPIC.to_owned(), settings: Some(settings), validate_only: false };
+    client.admin().create_topic(request).await.map(drop).context("the topic of the load")
+}
+
 fn setup(run: &Run) -> Result<HubSetup> {
     let mut setup = HubSetup::new(&run.binary, &run.folder, &run.folder)?;
-    setup.set("limits.max_message_bytes", 1 << 20);
-    setup.set("limits.max_in_flight_bytes", IN_FLIGHT_BYTES);
-    setup.set("hub.journals", JOURNALS);
-    setup.set("hub.journal.tail_cache_bytes", TAIL_CACHE_BYTES);
-    setup.set("hub.journal.in_flight_bytes", JOURNAL_IN_FLIGHT_BYTES);
-    setup.set("hub.journal.checkpoint_bytes", 16 << 20);
-    setup.set("hub.wal.file_bytes", 16 << 20);
-    setup.set("hub.wal.budget_bytes", 512 << 20);
-    setup.set("hub.tier.cache_memory_bytes", BLOCK_CACHE_BYTES);
-    setup.set("hub.tier.object_bytes", OBJECT_BYTES);
-    setup.set("hub.tier.seal_bytes", 4 << 20);
-    setup.set("hub.tier.seal_age_ms", 2000);
-    setup.set("hub.tier.interval_ms", 200);
-    // Condemned objects go once a checkpoint in the store no longer names them: with the default of five minutes, garbage of a soak would fill disks.
-    setup.set("hub.tier.checkpoint_interval_ms", 10_000);
-    setup.set("hub.retention_interval_ms", 1000);
-    setup.set("hub.retention_grace_ms", 1000);
-    setup.set("hub.object_grace_ms", 5000);
+    for (name, value) in settings(JOURNALS) {
+        setup.set(name, value);
+    }
     setup.set("hub.undelete_ms", 5000);
     setup.set("limits.max_connections", 200);
     Ok(setup)
 }
 
 async fn make_topics(client: &Client) -> Result<()> {
-    let retained = v1::TopicSettings {
-        partitions: Some(clients::PARTITIONS as u32),
-        retention_bytes_per_partition: Some(64 << 20),
-        ..Default::default()
-    };
-    for (name, settings) in [(clients::TOPIC, retained), ("soak-canary", v1::TopicSettings::default())] {
-        let request = v1::CreateTopicRequest { name: name.to_owned(), settings: Some(settings), validate_only: false };
-        client.admin().create_topic(request).await?;
-    }
-    Ok(())
+    make_topic(client).await?;
+    let canary = v1::CreateTopicRequest { name: "soak-canary".to_owned(), ..Default::default() };
+    client.admin().create_topic(canary).await.map(drop).context("the canary's topic")
 }
 
 fn spawn_clients(
@@ -275,7 +289,7 @@ fn report(run: &mut Run, options: &SoakOptions, soak: &Soak, before: &Sample, af
     let mut faults = leaks(before, after);
     let samples = soak.samples.lock();
     let most = samples.iter().map(|sample| sample.resident_bytes).max().unwrap_or(0);
-    let budget = budget_bytes();
+    let budget = budget_bytes(JOURNALS);
     println!("soak: resident at most {} MiB of a budget of {} MiB", most >> 20, budget >> 20);
     if most > budget {
         faults.push(format!("{} MiB resident, the budget is {} MiB", most >> 20, budget >> 20));

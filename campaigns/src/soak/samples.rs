@@ -12,28 +12,28 @@ use crate::hub::Hub;
 
 /// One look.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Sample {
-    pub(super) at: Duration,
-    pub(super) resident_bytes: u64,
-    pub(super) descriptors: u64,
-    pub(super) threads: u64,
-    pub(super) metrics: BTreeMap<String, f64>,
+pub(crate) struct Sample {
+    pub(crate) at: Duration,
+    pub(crate) resident_bytes: u64,
+    pub(crate) descriptors: u64,
+    pub(crate) threads: u64,
+    pub(crate) metrics: BTreeMap<String, f64>,
 }
 
 impl Sample {
     /// A metric, 0 if it is not there.
-    pub(super) fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         self.metrics.get(name).copied().unwrap_or(0.0)
     }
 
     /// Bytes of batches appended since the start.
-    pub(super) fn appended(&self) -> f64 {
+    pub(crate) fn appended(&self) -> f64 {
         self.metric("tidegate_appended_bytes_total")
     }
 }
 
 /// Looks once.
-pub(super) async fn look(hub: &Hub, start: Instant) -> Result<Sample> {
+pub(crate) async fn look(hub: &Hub, start: Instant) -> Result<Sample> {
     let id = hub.process_id().context("the hub does not run")?;
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).context("the hub is gone")?;
     let number = |name: &str| {
@@ -50,7 +50,7 @@ pub(super) async fn look(hub: &Hub, start: Instant) -> Result<Sample> {
 }
 
 /// Looks five times a second until told to stop.
-pub(super) async fn watch(
+pub(crate) async fn watch(
     hub: Arc<Hub>,
     start: Instant,
     samples: Arc<Mutex<Vec<Sample>>>,
@@ -65,7 +65,7 @@ pub(super) async fn watch(
 }
 
 /// Mean of bytes appended a second between two moments.
-pub(super) fn goodput(samples: &[Sample], from: Duration, to: Duration) -> f64 {
+pub(crate) fn goodput(samples: &[Sample], from: Duration, to: Duration) -> f64 {
     let mut within = samples.iter().filter(|sample| sample.at >= from && sample.at <= to);
     let (Some(first), Some(last)) = (within.next(), within.next_back()) else { return 0.0 };
     let seconds = (last.at - first.at).as_secs_f64();

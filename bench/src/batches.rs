@@ -69,6 +69,11 @@ impl Templates {
         self.partitions[partition as usize].len()
     }
 
+    /// Partitions that there are batches for.
+    pub(crate) fn partitions(&self) -> u32 {
+        self.partitions.len() as u32
+    }
+
     /// Bytes of the longest batch.
     pub(crate) fn batch_bytes(&self) -> usize {
         self.partitions.iter().map(Bytes::len).max().unwrap_or(0)

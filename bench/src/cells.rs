@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use hdrhistogram::Histogram;
 use tokio::sync::{oneshot, watch};
 
 use crate::batches::{Shape, Templates};
 use crate::flight::{Flight, Landed, Reading, Terms, histogram};
 use crate::process::{cpu_seconds, cpu_seconds_of, load_average, machine_busy_seconds};
+use crate::report::Ran;
 use crate::server::Broker;
 
 /// Connections that share the partitions in bulk cells, but at least as many to each broker as make them up.
@@ -21,6 +22,12 @@ const WINDOW_BYTES: usize = 4 << 20;
 const BULK_BYTES: u64 = 768 << 20;
 /// What follows a cell in the background belongs to it, for so long at most.
 const SETTLE: Duration = Duration::from_secs(5);
+/// For how long a cell waits at most, before it begins, until the broker has done what the cells before left it.
+const BEFORE: Duration = Duration::from_secs(20);
+/// A cell that failed is run again so many times.
+const AGAIN: usize = 3;
+/// For making the topic, and, beside a cell's own time, for the last acknowledgements or records.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +109,7 @@ pub(crate) struct Measured {
     pub(crate) seconds: f64,
     pub(crate) bytes: u64,
     pub(crate) records: u64,
-    /// CPU of the broker's process until it was quiet again.
+    /// CPU of the broker's processes from the first batch until they were quiet again.
     pub(crate) broker_cpu: f64,
     pub(crate) driver_cpu: f64,
     /// Cores that neither broker nor driver kept busy meanwhile: other programs, and the kernel's own threads.
@@ -145,32 +152,91 @@ pub(crate) struct Round<'a> {
     pub(crate) partitions: u32,
     /// The time of a cell.
     pub(crate) duration: Duration,
+    /// Share of a core that the broker takes when it is idle.
+    pub(crate) idle: f64,
     pub(crate) written: Option<Written>,
 }
 
 impl Round<'_> {
-    /// Runs one cell.
-    pub(crate) async fn run(&mut self, cell: &Cell, place: usize) -> Result<Measured> {
-        let mut attempt = 0;
-        let (before, mut measured) = loop {
-            let before = Usage::now(&self.broker.process_ids)?;
-            let measured = match cell.load {
-                Load::CatchUp => self.catch_up().await,
-                _ => self.produce(cell, place, attempt).await,
-            };
-            match measured {
-                Ok(measured) => break (before, measured),
-                // Leaders may move for balance meanwhile, which the driver does not follow: the cell is run again, and that is said.
-                Err(error) if cell.load != Load::CatchUp && attempt < 3 => {
-                    eprintln!("{}: `{}` is run again: {error:#}", self.broker.kind.name(), cell.name);
-                    attempt += 1;
-                    self.settle().await?;
+    /// Runs one cell of [`CELLS`], again if it fails, at most [`AGAIN`] times.
+    ///
+    /// # Errors
+    ///
+    /// A broker has ended: nothing more can be measured.
+    pub(crate) async fn run(&mut self, place: usize) -> Result<Ran> {
+        let cell = &CELLS[place];
+        let mut failures = Vec::new();
+        if cell.load == Load::CatchUp && self.written.is_none() {
+            failures.push("nothing was written that it could read".to_owned());
+            return Ok(Ran { measured: None, failures });
+        }
+        while failures.len() <= AGAIN {
+            match self.attempt(cell, place, failures.len()).await {
+                Ok((measured, before)) => {
+                    let measured = Some(self.follow(measured, before).await?);
+                    if cell.load != Load::Bulk {
+                        self.clean().await;
+                    }
+                    return Ok(Ran { measured, failures });
                 }
-                Err(error) => return Err(error),
+                // A leader that is lost or moved meanwhile is not followed by the driver.
+                Err(error) => {
+                    eprintln!("{}: `{}` failed: {error:#}", self.broker.kind.name(), cell.name);
+                    if cell.load != Load::CatchUp {
+                        let _gone = self.broker.driver.delete_topic(&self.topic(place, failures.len())).await;
+                    }
+                    failures.push(format!("{error:#}"));
+                    self.settle(SETTLE).await?;
+                }
             }
-        };
+        }
+        if cell.load == Load::CatchUp {
+            self.clean().await;
+        }
+        Ok(Ran { measured: None, failures })
+    }
+
+    /// One try, and what everybody had used when it began. Making the topic is before that.
+    async fn attempt(&mut self, cell: &Cell, place: usize, number: usize) -> Result<(Measured, Usage)> {
+        let limit = self.duration + PATIENCE;
+        if cell.load == Load::CatchUp {
+            let before = Usage::now(&self.broker.process_ids)?;
+            let measured = tokio::time::timeout(limit, self.catch_up()).await;
+            return Ok((measured.unwrap_or_else(|_| Err(anyhow!("not read within {limit:?}")))?, before));
+        }
+        let (topic, driver) = (self.topic(place, number), &self.broker.driver);
+        let making = driver.create_topic(&topic, self.partitions);
+        tokio::time::timeout(PATIENCE, making).await.with_context(|| format!("no topic within {PATIENCE:?}"))??;
+        let templates = Arc::new(Templates::build(cell.shape, self.partitions)?);
+        if is_touched(cell.load, &templates) {
+            let touching = self.touch(cell, &topic, &templates);
+            tokio::time::timeout(PATIENCE, touching).await.with_context(|| format!("no first batches within {PATIENCE:?}"))??;
+        }
+        self.settle(BEFORE).await?;
+        let before = Usage::now(&self.broker.process_ids)?;
+        let measured = tokio::time::timeout(limit, self.produce(cell, topic, templates)).await;
+        Ok((measured.unwrap_or_else(|_| Err(anyhow!("not all acknowledged within {limit:?}")))?, before))
+    }
+
+    /// Writes one batch to each partition: making its files belongs to making the topic.
+    async fn touch(&self, cell: &Cell, topic: &str, templates: &Arc<Templates>) -> Result<()> {
+        let driver = &self.broker.driver;
+        let lines = lines(&driver.leaders(topic, self.partitions).await?, CONNECTIONS);
+        let flights = lines.into_iter().map(|partitions| {
+            let (start, batches) = (Instant::now(), partitions.len() as u64);
+            let window = window(cell.load, templates);
+            let terms = Terms { start, duration: PATIENCE, batches, first: 0, interval: None, window, partitions };
+            Ok(Arc::new(Flight::new(Arc::clone(templates), terms)?))
+        });
+        let flights = flights.collect::<Result<Vec<_>>>()?;
+        futures::future::try_join_all(flights.iter().map(|flight| driver.produce(topic, Arc::clone(flight)))).await?;
+        flights.iter().try_for_each(|flight| flight.land().map(drop))
+    }
+
+    /// Waits until the broker is quiet again, and notes what all of it took.
+    async fn follow(&self, mut measured: Measured, before: Usage) -> Result<Measured> {
         let driver = cpu_seconds(std::process::id())? - before.driver;
-        self.settle().await?;
+        self.settle(SETTLE).await?;
         let after = Usage::now(&self.broker.process_ids)?;
         measured.broker_cpu = after.broker - before.broker;
         measured.driver_cpu = driver;
@@ -178,38 +244,40 @@ impl Round<'_> {
         let other = after.busy - before.busy - measured.broker_cpu - (after.driver - before.driver);
         measured.other_cores = (other / elapsed).max(0.0);
         measured.load_average = load_average()?;
-        if cell.load != Load::Bulk {
-            self.clean().await?;
-        }
         Ok(measured)
     }
 
-    async fn clean(&mut self) -> Result<()> {
-        match self.written.take() {
-            Some(written) => self.broker.driver.delete_topic(&written.topic).await,
-            None => Ok(()),
+    fn topic(&self, place: usize, attempt: usize) -> String {
+        format!("bench-{}-{place}-{}-{attempt}", self.number, self.broker.kind as u8)
+    }
+
+    async fn clean(&mut self) {
+        let Some(written) = self.written.take() else { return };
+        if let Err(error) = self.broker.driver.delete_topic(&written.topic).await {
+            eprintln!("{}: topic {} stays: {error:#}", self.broker.kind.name(), written.topic);
         }
     }
 
     /// Waits until the broker does nothing any more.
-    async fn settle(&self) -> Result<()> {
+    async fn settle(&self, limit: Duration) -> Result<()> {
         let start = Instant::now();
         let mut quiet = 0;
         let mut last = cpu_seconds_of(&self.broker.process_ids)?;
-        while quiet < 2 && start.elapsed() < SETTLE {
+        while quiet < 2 && start.elapsed() < limit {
             tokio::time::sleep(Duration::from_millis(100)).await;
             let now = cpu_seconds_of(&self.broker.process_ids)?;
-            quiet = if now - last < 0.015 { quiet + 1 } else { 0 };
+            // One tick of the clock, and twice what it takes when it is idle.
+            quiet = if now - last < 0.015 + 0.2 * self.idle { quiet + 1 } else { 0 };
             last = now;
+        }
+        if quiet < 2 && limit == BEFORE {
+            eprintln!("{}: still busy after {limit:?}: a cell begins beside what the ones before left", self.broker.kind.name());
         }
         Ok(())
     }
 
-    async fn produce(&mut self, cell: &Cell, place: usize, attempt: usize) -> Result<Measured> {
-        let templates = Arc::new(Templates::build(cell.shape, self.partitions)?);
-        let topic = format!("bench-{}-{place}-{}-{attempt}", self.number, self.broker.kind as u8);
+    async fn produce(&mut self, cell: &Cell, topic: String, templates: Arc<Templates>) -> Result<Measured> {
         let driver = &self.broker.driver;
-        driver.create_topic(&topic, self.partitions).await?;
         let leaders = driver.leaders(&topic, self.partitions).await?;
         let lines = lines(&leaders, if cell.load == Load::Single { 1 } else { CONNECTIONS });
         // One producer is one connection, whichever broker it goes to.
@@ -240,7 +308,11 @@ impl Round<'_> {
             anyhow::Ok(landed)
         };
         let (read, landed) = tokio::try_join!(futures::future::try_join_all(consuming), producers)?;
-        let records = landed.iter().map(|landed| landed.batches * templates.records());
+        // A reader finds the first batch of each partition, too.
+        let is_touched = is_touched(cell.load, &templates);
+        let touched = |line: &Vec<i32>| if is_touched { line.len() as u64 } else { 0 };
+        let records = landed.iter().zip(&lines).map(|(landed, line)| (landed.batches + touched(line)) * templates.records());
+        let records: Vec<u64> = records.collect();
         let lines = lines.iter().cloned().zip(records).collect();
         let measured = landed_to_measured(start, &templates, &landed, &read)?;
         self.written = Some(Written { topic, lines, templates });
@@ -299,6 +371,20 @@ fn followers(leaders: &[usize]) -> Vec<Vec<i32>> {
     led.into_values().collect()
 }
 
+/// Whether each partition gets a batch before the cell begins: not if that were more than the cell itself.
+fn is_touched(load: Load, templates: &Templates) -> bool {
+    load == Load::Bulk && u64::from(templates.partitions()) * templates.batch_bytes() as u64 <= BULK_BYTES
+}
+
+/// Batches that a connection may have on its way.
+fn window(load: Load, templates: &Templates) -> usize {
+    match load {
+        Load::Single => 1,
+        Load::Tail { .. } => usize::MAX,
+        Load::Bulk | Load::CatchUp => WINDOW_BYTES / templates.batch_bytes(),
+    }
+}
+
 fn flights(
     cell: &Cell,
     lines: &[Vec<i32>],
@@ -315,13 +401,11 @@ fn flights(
             }
             _ => None,
         };
-        let window = match cell.load {
-            Load::Single => 1,
-            Load::Tail { .. } => usize::MAX,
-            _ => WINDOW_BYTES / batch_bytes,
-        };
+        let window = window(cell.load, templates);
+        // Behind those that every partition may have already.
+        let first = u64::from(templates.partitions());
         let batches = BULK_BYTES / batch_bytes as u64 / lines.len() as u64;
-        Terms { start, duration, batches, interval, window, partitions: partitions.clone() }
+        Terms { start, duration, batches, first, interval, window, partitions: partitions.clone() }
     };
     lines.iter().map(|line| Ok(Arc::new(Flight::new(Arc::clone(templates), terms(line))?))).collect()
 }
@@ -356,13 +440,14 @@ fn landed_to_measured(start: Instant, templates: &Templates, landed: &[Landed], 
     })
 }
 
-/// Warms a broker up: some seconds of the bulk load, nothing noted.
-pub(crate) async fn warm_up(broker: &Broker, partitions: u32, duration: Duration) -> Result<()> {
-    let mut round = Round { broker, number: usize::MAX, partitions, duration, written: None };
-    for (place, cell) in CELLS.iter().enumerate() {
-        round.run(cell, place).await.with_context(|| format!("warming up {} by `{}`", broker.kind.name(), cell.name))?;
+/// Warms a broker up: one run of each of these cells of [`CELLS`], nothing noted.
+pub(crate) async fn warm_up(broker: &Broker, places: &[usize], partitions: u32, duration: Duration) -> Result<()> {
+    let mut round = Round { broker, number: usize::MAX, partitions, duration, idle: 0.0, written: None };
+    for place in places.iter().copied() {
+        round.run(place).await.with_context(|| format!("warming up {} by `{}`", broker.kind.name(), CELLS[place].name))?;
     }
-    round.clean().await
+    round.clean().await;
+    round.settle(BEFORE).await
 }
 
 #[cfg(test)]

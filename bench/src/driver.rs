@@ -17,8 +17,8 @@ pub(crate) trait Driver: Send + Sync {
     /// Fails until a broker serves.
     async fn is_up(&self, broker: usize) -> Result<()>;
 
-    /// Fails while something has fewer replicas in sync than it shall have, or brokers lead very unlike numbers. Kafka's say so with the leaders.
-    async fn is_whole(&self) -> Result<()> {
+    /// Fails while something has fewer replicas in sync than it shall have, or no leader. Kafka and NATS say so with the leaders.
+    async fn is_in_sync(&self) -> Result<()> {
         Ok(())
     }
 
@@ -40,6 +40,11 @@ pub(crate) trait Driver: Send + Sync {
     /// How many replicas the broker still has, and replicas that are not in sync elsewhere.
     async fn left_on(&self, _topic: &str, _partitions: u32, _from: usize) -> Result<usize> {
         anyhow::bail!("moving is measured for Tidegate and Kafka")
+    }
+
+    /// Bytes of log that brokers have copied to replicas which did not vote yet, since they started, if they count that.
+    async fn copied_bytes(&self) -> Result<Option<u64>> {
+        Ok(None)
     }
 
     /// Makes a topic.

@@ -37,35 +37,75 @@ const LOOK: Duration = Duration::from_millis(50);
 /// For one try.
 const TRY: Duration = Duration::from_secs(2);
 /// Load before a kill, and after the last partition is back.
-const AROUND: Duration = Duration::from_secs(2);
+const AROUND: Duration = Duration::from_secs(1);
+/// How long a round waits, once everything is in sync, until each broker leads some of the producers' partitions. The victim leads some in any case.
+const SPREAD: Duration = Duration::from_secs(3);
+/// Rounds that may fail before no more are tried.
+const FAILURES: usize = 3;
 /// A partition must be back within this, and a broker that was started again.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What a round came to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Silence {
+    /// How many of the producers' partitions the victim led.
+    pub(crate) led: usize,
     /// The longest time without an acknowledgement of a partition that the victim led.
     pub(crate) victims: Duration,
     /// The same of the other partitions.
     pub(crate) others: Duration,
 }
 
-/// Takes a leader away so many times.
-pub(crate) async fn run(broker: &mut Broker, by: By, rounds: usize, progress: impl Fn(&str)) -> Result<Vec<Silence>> {
-    broker.driver.create_topic(TOPIC, PARTITIONS).await?;
-    let mut silences = Vec::new();
-    for round in 0..rounds {
-        let silence = one(broker, by, round).await.with_context(|| format!("round {}", round + 1))?;
-        let (victims, others) = (silence.victims.as_millis(), silence.others.as_millis());
-        progress(&format!("{}: round {} of {rounds}: {victims} ms, others {others} ms", broker.kind.name(), round + 1));
-        silences.push(silence);
-    }
-    Ok(silences)
+/// The rounds so far.
+#[derive(Debug, Default)]
+pub(crate) struct Rounds {
+    pub(crate) silences: Vec<Silence>,
+    /// Why a round has no number.
+    pub(crate) failures: Vec<String>,
 }
 
-async fn one(broker: &mut Broker, by: By, round: usize) -> Result<Silence> {
-    let leaders = settled(broker.driver.as_ref()).await?;
-    let victim = leaders[round % leaders.len()];
+/// Takes a leader away so many times. Says what came of each round at once.
+///
+/// # Errors
+///
+/// The hub does not come to be whole, or too many rounds failed; what was measured before stays in `rounds`.
+pub(crate) async fn run(broker: &mut Broker, by: By, wanted: usize, rounds: &mut Rounds, say: impl Fn(&str)) -> Result<()> {
+    let name = broker.kind.name();
+    broker.driver.create_topic(TOPIC, PARTITIONS).await?;
+    for round in 0..wanted {
+        let start = Instant::now();
+        let leaders = settled(broker.driver.as_ref(), broker.process_ids.len()).await?;
+        let waited = start.elapsed().as_secs_f64();
+        let victim = leaders[round % leaders.len()];
+        let taken = take(broker, by, victim, &leaders).await;
+        match by {
+            By::Drain => broker.driver.set_draining(victim, false).await?,
+            By::Kill | By::Stop => broker.restart(victim).await?,
+        }
+        match taken {
+            Ok(silence) => {
+                let Silence { led, victims, others } = silence;
+                let (victims, others) = (victims.as_millis(), others.as_millis());
+                say(&format!(
+                    "{name}: round {} of {wanted}: broker {} led {led}: {victims} ms, others {others} ms (waited {waited:.1} s before, {:.1} s in all)",
+                    round + 1,
+                    victim + 1,
+                    start.elapsed().as_secs_f64(),
+                ));
+                rounds.silences.push(silence);
+            }
+            Err(error) => {
+                let failure = format!("round {}, broker {}: {error:#}", round + 1, victim + 1);
+                say(&format!("{name}: failed: {failure}"));
+                rounds.failures.push(failure);
+                ensure!(rounds.failures.len() < FAILURES, "{FAILURES} rounds failed");
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn take(broker: &Broker, by: By, victim: usize, leaders: &[usize]) -> Result<Silence> {
     let shape = Shape { record_bytes: 1024, keyed: false, batch_bytes: 1 };
     let templates = Arc::new(Templates::build(shape, PARTITIONS)?);
     let load =
@@ -99,33 +139,39 @@ async fn one(broker: &mut Broker, by: By, round: usize) -> Result<Silence> {
     };
     let (acknowledged, begun) = tokio::join!(join_all(producers), taking);
     let begun = begun?;
-    let mut silence = Silence { victims: Duration::ZERO, others: Duration::ZERO };
-    for (times, leader) in acknowledged.into_iter().zip(&leaders) {
+    let led = leaders.iter().filter(|leader| **leader == victim).count();
+    let mut silence = Silence { led, victims: Duration::ZERO, others: Duration::ZERO };
+    for (times, leader) in acknowledged.into_iter().zip(leaders) {
         let after = times.iter().position(|time| *time > begun).context("a partition did not come back")?;
         let gaps = times[after.saturating_sub(1)..].windows(2).map(|pair| pair[1].saturating_sub(pair[0]));
         let longest = if *leader == victim { &mut silence.victims } else { &mut silence.others };
         *longest = gaps.fold(*longest, Duration::max);
     }
-    match by {
-        By::Drain => broker.driver.set_draining(victim, false).await?,
-        By::Kill | By::Stop => broker.restart(victim).await?,
-    }
     Ok(silence)
 }
 
-/// Who leads, once every partition has a leader, all brokers are in it again and lead their share.
-async fn settled(driver: &dyn Driver) -> Result<Vec<usize>> {
+/// Who leads, once everything is in sync; for a moment it waits until each broker leads some of the producers' partitions, too.
+async fn settled(driver: &dyn Driver, brokers: usize) -> Result<Vec<usize>> {
     let start = Instant::now();
+    let mut in_sync_since = None;
     loop {
-        let found = match driver.is_whole().await {
+        let found = match driver.is_in_sync().await {
             Ok(()) => driver.leaders(TOPIC, PARTITIONS).await,
             Err(error) => Err(error),
         };
         match found {
-            Ok(leaders) if start.elapsed() > AROUND => return Ok(leaders),
-            Err(error) if start.elapsed() > PATIENCE => return Err(error.context("brokers are not in it again")),
-            _ => tokio::time::sleep(LOOK * 4).await,
+            Ok(leaders) => {
+                let since = *in_sync_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > SPREAD || (0..brokers).all(|broker| leaders.contains(&broker)) {
+                    return Ok(leaders);
+                }
+            }
+            Err(error) => {
+                in_sync_since = None;
+                ensure!(start.elapsed() < PATIENCE, "brokers are not in it again after {PATIENCE:?}: {error:#}");
+            }
         }
+        tokio::time::sleep(LOOK * 4).await;
     }
 }
 

@@ -30,6 +30,8 @@ pub(crate) struct Terms {
     pub(crate) duration: Duration,
     /// Nor after so many.
     pub(crate) batches: u64,
+    /// The number of the first one: those of a partition rise over all flights.
+    pub(crate) first: u64,
     /// Time from one batch to the next; `None`: as fast as the window allows.
     pub(crate) interval: Option<Duration>,
     /// Batches that may be unacknowledged.
@@ -85,7 +87,7 @@ impl Flight {
     pub(crate) fn new(templates: Arc<Templates>, terms: Terms) -> Result<Flight> {
         let latency_us = histogram()?;
         let last = terms.start;
-        let state = State { next: 0, pending: HashMap::new(), latency_us, acknowledged: 0, last };
+        let state = State { next: terms.first, pending: HashMap::new(), latency_us, acknowledged: 0, last };
         Ok(Flight { templates, terms, state: Mutex::new(state), room: Notify::new() })
     }
 
@@ -94,8 +96,8 @@ impl Flight {
         let mut state = self.state.lock();
         let number = state.next;
         let elapsed = now.saturating_duration_since(self.terms.start);
-        let due = self.terms.interval.map(|interval| interval * u32::try_from(number).unwrap_or(u32::MAX));
-        if number >= self.terms.batches || due.unwrap_or(elapsed) >= self.terms.duration {
+        let due = self.terms.interval.map(|interval| interval * u32::try_from(number - self.terms.first).unwrap_or(u32::MAX));
+        if number - self.terms.first >= self.terms.batches || due.unwrap_or(elapsed) >= self.terms.duration {
             return Turn::Over;
         }
         if let Some(due) = due.filter(|due| *due > elapsed) {
@@ -203,7 +205,12 @@ impl Reading {
             *due = header.last_offset().0 + 1;
             let stamp = self.templates.check(&header, &bytes[place.clone()])?;
             let before = self.last_number.insert(partition, stamp.number);
-            ensure!(before.is_none_or(|before| before < stamp.number), "partition {partition} is out of order");
+            let number = stamp.number;
+            ensure!(
+                before.is_none_or(|before| before < number),
+                "partition {partition} is out of order: batch {number} after batch {before:?}, at offset {}",
+                header.base_offset.0
+            );
             let took = now.saturating_duration_since(self.start + stamp.intended);
             self.latency_us.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
             self.records += u64::try_from(header.record_count)?;
@@ -232,7 +239,7 @@ mod tests {
 
     fn terms() -> Terms {
         let duration = Duration::from_secs(60);
-        Terms { start: Instant::now(), duration, batches: 3, interval: None, window: 2, partitions: vec![0, 1] }
+        Terms { start: Instant::now(), duration, batches: 3, first: 0, interval: None, window: 2, partitions: vec![0, 1] }
     }
 
     #[tokio::test]
@@ -249,6 +256,13 @@ mod tests {
         flight.acknowledge(2).unwrap();
         assert!(flight.next().await.is_none() && flight.is_done());
         assert_eq!(flight.land().unwrap().batches, 3);
+    }
+
+    #[test]
+    fn a_flight_that_goes_on_after_another_one_has_later_numbers_and_as_many_batches() {
+        let flight = flight(Terms { first: 7, window: 10, ..terms() });
+        let numbers: Vec<_> = std::iter::from_fn(|| flight.ready()).map(|outgoing| outgoing.stamp.number).collect();
+        assert_eq!(numbers, [7, 8, 9]);
     }
 
     #[test]

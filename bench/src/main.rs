@@ -8,6 +8,7 @@ mod driver;
 mod failover;
 mod flight;
 mod kafka;
+mod measure;
 mod moving;
 mod nats;
 mod process;
@@ -16,16 +17,16 @@ mod server;
 mod tidegate;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cells::{CELLS, Round};
-use crate::failover::By;
-use crate::report::Series;
+use crate::failover::{By, Rounds, Silence};
+use crate::measure::{Plan, idle, measure};
+use crate::moving::Moved;
 use crate::server::{Broker, Kind, Programs};
 
 // The driver shall be small beside what it measures.
@@ -136,6 +137,8 @@ async fn run(mut arguments: Arguments) -> Result<()> {
         nodes: arguments.nodes,
         journals: arguments.journals,
         settings: settings(&arguments),
+        // Leaders go back to a broker that has come back after seconds, not after five minutes, so that the next round can begin.
+        kafka_settings: if arguments.failover.is_some() { "leader.imbalance.check.interval.seconds=3\n" } else { "" },
     };
     let parent = arguments.folder.clone().unwrap_or(here);
     let folder = tempfile::Builder::new().prefix("bench-").tempdir_in(&parent).with_context(|| parent.display().to_string())?;
@@ -144,26 +147,40 @@ async fn run(mut arguments: Arguments) -> Result<()> {
     } else {
         move_histories(&arguments, &programs, folder.path()).await
     };
-    if outcome.is_err() {
-        // The logs say more than the error.
-        eprintln!("the brokers' logs stay in {}", folder.keep().display());
+    eprintln!("removing what the brokers stored");
+    if outcome.as_ref().is_err_and(|error| !error.is::<Interrupted>()) {
+        // The logs say more than the error; the data may be many gigabytes.
+        let folder = folder.keep();
+        keep_logs(&folder)?;
+        eprintln!("the brokers' logs stay in {}", folder.display());
     }
     outcome
 }
 
 async fn run_all(arguments: &Arguments, programs: &Programs, folder: &Path) -> Result<()> {
-    let mut brokers = server::start(&arguments.brokers, programs, folder).await?;
+    let mut brokers = until_interrupted(server::start(&arguments.brokers, programs, folder)).await?;
     match arguments.failover {
         Some(rounds) => fail_over(arguments, &mut brokers, rounds).await,
-        None => measure(arguments, &brokers).await,
+        None => {
+            let plan = Plan {
+                rounds: arguments.rounds,
+                duration: Duration::from_secs_f64(arguments.seconds),
+                cells: &arguments.cells,
+                nodes: arguments.nodes,
+                partitions: arguments.partitions,
+                idle: arguments.idle.unwrap_or(3.0),
+                json: arguments.json.as_deref(),
+            };
+            measure(plan, &brokers).await
+        }
     }
 }
 
 /// Tidegate's settings besides its own.
 fn settings(arguments: &Arguments) -> Vec<String> {
     let settings: &[&str] = if !arguments.moving.is_empty() {
-        // All that was written is history after some seconds, and the log keeps at most 8 MiB of it for each journal.
-        &["hub.tier.seal_bytes=4194304", "hub.tier.seal_age_ms=1000", "hub.journal.checkpoint_bytes=4194304"]
+        // All that was written is history after some seconds, and the log keeps at most some MiB of it for each journal.
+        &["hub.tier.seal_bytes=4194304", "hub.tier.seal_age_ms=1000", "hub.journal.checkpoint_bytes=1048576"]
     } else if arguments.failover.is_some() {
         &[]
     } else {
@@ -177,62 +194,51 @@ async fn move_histories(arguments: &Arguments, programs: &Programs, folder: &Pat
     ensure!(arguments.nodes == 3, "--move needs --nodes 3: a fourth broker comes in");
     let begun = Instant::now();
     println!("Machine: {}. Moving 100 partitions to a fourth broker.\n", process::machine());
-    println!("| broker | history, MiB | seconds | CPU s of all brokers | on the new broker's disk, MiB |\n|---|---|---|---|---|");
+    println!(
+        "| broker | history, MiB | seconds | CPU s of all brokers | beyond idle | the newcomer's part | idle before and after, % of a core \
+         | log copied, MiB | on the newcomer's disk, MiB | of which checkpoints, KiB |\n|---|---|---|---|---|---|---|---|---|---|"
+    );
+    let mut failed = 0;
     for history in &arguments.moving {
         for kind in &arguments.brokers {
-            let folder = folder.join(format!("{history}-{kind:?}"));
-            let mut brokers = server::start(&[*kind], programs, &folder).await?;
-            let broker = brokers.first_mut().context("it was just started")?;
-            let moved = moving::run(broker, programs, history << 20, |what| progress(begun, what)).await;
-            let moving::Moved { history, took, cpu, newcomer_bytes } = moved.with_context(|| kind.name())?;
-            let (history, seconds, stored) = (history >> 20, took.as_secs_f64(), newcomer_bytes >> 20);
-            println!("| {} | {history} | {seconds:.2} | {cpu:.2} | {stored} |", kind.name());
-            drop(brokers);
+            let (name, folder) = (kind.name(), folder.join(format!("{history}-{kind:?}")));
+            let moved = until_interrupted(async {
+                let mut brokers = server::start(&[*kind], programs, &folder).await?;
+                let broker = brokers.first_mut().context("it was just started")?;
+                moving::run(broker, programs, history << 20, |what| progress(begun, what)).await
+            });
+            match moved.await {
+                Ok(moved) => println!("| {name} | {history} | {} |", moved_row(&moved)),
+                Err(error) if error.is::<Interrupted>() => return Err(error),
+                Err(error) => {
+                    failed += 1;
+                    println!("| {name} | {history} | failed: {error:#} |");
+                }
+            }
             std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
         }
     }
+    ensure!(failed == 0, "{failed} moves failed; the table says why");
     Ok(())
 }
 
-async fn measure(arguments: &Arguments, brokers: &[Broker]) -> Result<()> {
-    let begun = Instant::now();
-    let duration = Duration::from_secs_f64(arguments.seconds);
-    let wanted = wanted(&arguments.cells)?;
-    let mut all: Vec<Vec<Series>> = wanted
-        .iter()
-        .map(|_| brokers.iter().map(|broker| Series { broker: broker.kind.name(), runs: Vec::new() }).collect())
-        .collect();
-    for broker in brokers {
-        progress(begun, &format!("warming up {}", broker.kind.name()));
-        cells::warm_up(broker, arguments.partitions, duration).await?;
-    }
-    let idle = idle(brokers, arguments.idle.unwrap_or(3.0)).await?;
-    for round in 0..arguments.rounds {
-        let mut order: Vec<usize> = (0..brokers.len()).collect();
-        // Each one goes first as often as the others.
-        order.rotate_left(round % brokers.len());
-        let mut rounds: Vec<Round<'_>> = brokers
-            .iter()
-            .map(|broker| Round { broker, number: round, partitions: arguments.partitions, duration, written: None })
-            .collect();
-        for (slot, place) in wanted.iter().copied().enumerate() {
-            let cell = &CELLS[place];
-            for turn in order.iter().copied() {
-                progress(
-                    begun,
-                    &format!("round {} of {}: {}: {}", round + 1, arguments.rounds, cell.name, brokers[turn].kind.name()),
-                );
-                // What others left in the page cache is not for this one's fsyncs to write.
-                Command::new("sync").status().context("sync")?;
-                let measured = rounds[turn].run(cell, place).await;
-                all[slot][turn].runs.push(measured.with_context(|| format!("{}: {}", brokers[turn].kind.name(), cell.name))?);
-            }
-        }
-    }
-    show(arguments, brokers, &wanted, &all, &idle, begun)
+fn moved_row(moved: &Moved) -> String {
+    let percent = |share: f64| format!("{:.1}", share * 100.0);
+    let mebibytes = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
+    let cells = [
+        format!("{:.1}", moved.took.as_secs_f64()),
+        format!("{:.2}", moved.cpu),
+        format!("{:.2}", moved.work()),
+        format!("{:.2}", moved.newcomer_cpu),
+        format!("{}, {}", percent(moved.idle.0), percent(moved.idle.1)),
+        moved.copied.map_or_else(|| "–".to_owned(), mebibytes),
+        mebibytes(moved.newcomer.all),
+        format!("{:.1}", moved.newcomer.checkpoints as f64 / 1024.0),
+    ];
+    cells.join(" | ")
 }
 
-async fn fail_over(arguments: &Arguments, brokers: &mut [Broker], rounds: usize) -> Result<()> {
+async fn fail_over(arguments: &Arguments, brokers: &mut [Broker], wanted: usize) -> Result<()> {
     let begun = Instant::now();
     let (nodes, partitions, by) = (arguments.nodes, arguments.partitions, arguments.by);
     println!(
@@ -249,78 +255,74 @@ async fn fail_over(arguments: &Arguments, brokers: &mut [Broker], rounds: usize)
     let seconds = arguments.idle.unwrap_or(30.0);
     progress(begun, &format!("watching them idle for {seconds} s"));
     let idle = idle(brokers, seconds).await?;
-    println!(
-        "| broker | idle, % of a core | rounds | p50, ms | longest, ms | other leaders' partitions: p50, ms | longest, ms |"
-    );
-    println!("|---|---|---|---|---|---|---|");
+    let mut rows = Vec::new();
+    let mut outcome = Ok(());
     for (broker, idle) in brokers.iter_mut().zip(idle) {
-        let silences = failover::run(broker, by, rounds, |what| progress(begun, what)).await.context(broker.kind.name())?;
-        let shown = |of: fn(&failover::Silence) -> Duration| {
-            let spread = report::Spread::of(silences.iter().map(|silence| of(silence).as_secs_f64() * 1e3));
-            spread.map_or_else(|| "– | –".to_owned(), |spread| format!("{:.0} | {:.0}", spread.median, spread.greatest))
-        };
-        let (victims, others) = (shown(|silence| silence.victims), shown(|silence| silence.others));
-        println!("| {} | {:.1} | {rounds} | {victims} | {others} |", broker.kind.name(), idle * 100.0);
+        let (name, mut rounds) = (broker.kind.name(), Rounds::default());
+        let ran = until_interrupted(failover::run(broker, by, wanted, &mut rounds, |what| say(begun, what))).await;
+        rows.push(row(name, idle, wanted, &rounds));
+        rows.extend(rounds.failures.iter().map(|failure| format!("\n- {name}, {failure}")));
+        if let Err(error) = ran {
+            let is_interrupted = error.is::<Interrupted>();
+            rows.push(format!("\n- {name}: no more rounds: {error:#}"));
+            outcome = Err(error.context(name));
+            if is_interrupted {
+                break;
+            }
+        }
     }
-    Ok(())
-}
-
-/// The places of the wanted cells in [`CELLS`]; a cell that reads brings the one before, which writes for it.
-fn wanted(text: &str) -> Result<Vec<usize>> {
-    let matches = |place: usize| CELLS[place].name.contains(text);
-    let reads = |place: usize| CELLS.get(place).is_some_and(|cell| cell.load == cells::Load::CatchUp);
-    let wanted: Vec<usize> = (0..CELLS.len())
-        .filter(|place| matches(*place) || (reads(place + 1) && matches(place + 1)) || (reads(*place) && matches(place - 1)))
-        .collect();
-    ensure!(!wanted.is_empty(), "--cells {text}: no cell's name contains that");
-    Ok(wanted)
-}
-
-/// Share of a core that each broker uses while nobody asks it anything.
-async fn idle(brokers: &[Broker], seconds: f64) -> Result<Vec<f64>> {
-    let before: Vec<f64> = brokers.iter().map(|broker| process::cpu_seconds_of(&broker.process_ids)).collect::<Result<_>>()?;
-    let start = Instant::now();
-    tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
-    let share = |(broker, before): (&Broker, f64)| {
-        anyhow::Ok((process::cpu_seconds_of(&broker.process_ids)? - before) / start.elapsed().as_secs_f64())
-    };
-    brokers.iter().zip(before).map(share).collect()
-}
-
-fn show(
-    arguments: &Arguments,
-    brokers: &[Broker],
-    wanted: &[usize],
-    all: &[Vec<Series>],
-    idle: &[f64],
-    begun: Instant,
-) -> Result<()> {
-    let (nodes, partitions) = (arguments.nodes, arguments.partitions);
     println!(
-        "Machine: {}. {} rounds of cells of {} s, brokers: {nodes}, partitions: {partitions}.\n",
-        process::machine(),
-        arguments.rounds,
-        arguments.seconds
+        "\n| broker | idle, % of a core | rounds | p50, ms | longest, ms | other leaders' partitions: p50, ms | longest, ms |"
     );
-    println!("| broker | most memory, MiB | idle, % of a core |\n|---|---|---|");
-    let mut memory = serde_json::Map::new();
-    for (broker, idle) in brokers.iter().zip(idle) {
-        let bytes = broker.process_ids.iter().map(|process| process::memory_bytes(*process, "VmHWM")).sum::<Result<u64>>()?;
-        println!("| {} | {} | {:.1} |", broker.kind.name(), bytes >> 20, idle * 100.0);
-        memory.insert(broker.kind.name().to_owned(), json!({"mostMemoryBytes": bytes, "idleCores": idle}));
-    }
-    for (place, series) in wanted.iter().zip(all) {
-        println!("\n{}", report::table(&CELLS[*place], series));
-    }
-    if let Some(path) = &arguments.json {
-        let cells: Vec<_> = wanted.iter().zip(all).map(|(place, series)| report::json(&CELLS[*place], series)).collect();
-        let document = json!({"machine": process::machine(), "rounds": arguments.rounds, "nodes": nodes, "partitions": partitions, "brokers": memory, "cells": cells});
-        std::fs::write(path, format!("{document:#}\n")).with_context(|| path.display().to_string())?;
-    }
-    progress(begun, "done");
-    Ok(())
+    println!("|---|---|---|---|---|---|---|\n{}", rows.join("\n"));
+    outcome
+}
+
+/// A broker's line of the table of failovers.
+fn row(name: &str, idle: f64, wanted: usize, rounds: &Rounds) -> String {
+    let shown = |of: fn(&Silence) -> Duration| {
+        let spread = report::Spread::of(rounds.silences.iter().map(|silence| of(silence).as_secs_f64() * 1e3));
+        spread.map_or_else(|| "– | –".to_owned(), |spread| format!("{:.0} | {:.0}", spread.median, spread.greatest))
+    };
+    let (victims, others) = (shown(|silence| silence.victims), shown(|silence| silence.others));
+    let (idle, done) = (idle * 100.0, rounds.silences.len());
+    format!("| {name} | {idle:.1} | {done} of {wanted} | {victims} | {others} |")
+}
+
+/// A number as soon as it is measured.
+fn say(begun: Instant, what: &str) {
+    println!("{:>4} s  {what}", begun.elapsed().as_secs());
 }
 
 fn progress(begun: Instant, what: &str) {
     eprintln!("{:>4} s  {what}", begun.elapsed().as_secs());
+}
+
+/// Somebody ended the run: what was measured until then is shown.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("interrupted: shown is what was measured until then")]
+struct Interrupted;
+
+/// Drops the work at SIGINT and SIGTERM.
+async fn until_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        biased;
+        _ = interrupt.recv() => Err(Interrupted.into()),
+        _ = terminate.recv() => Err(Interrupted.into()),
+        done = work => done,
+    }
+}
+
+/// Removes all files below a folder but the logs.
+fn keep_logs(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            keep_logs(&entry.path())?;
+        } else if entry.file_name() != "log" {
+            std::fs::remove_file(entry.path()).with_context(|| entry.path().display().to_string())?;
+        }
+    }
+    Ok(())
 }

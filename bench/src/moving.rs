@@ -2,7 +2,7 @@
 //!
 //! Tidegate: a broker is drained, which has nowhere to go, then a fourth one comes in and is given all its replicas. Kafka: a fourth broker comes
 //! in, and its protocol's AlterPartitionReassignments puts it in the place of another one. The clock runs from the newcomer's first answer until
-//! the old broker holds none of the partitions.
+//! the old broker holds none of the partitions. What the same brokers take idle for as long, measured just before, is no work of the move.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::batches::{Shape, Templates};
 use crate::flight::{Flight, Terms};
-use crate::process::cpu_seconds_of;
+use crate::process::{cpu_seconds, cpu_seconds_of};
 use crate::server::{Broker, Programs};
 
 const PARTITIONS: u32 = 100;
@@ -26,15 +26,37 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// A hub at rest uses less than this share of a core, for so long.
 const REST: (f64, Duration) = (0.15, Duration::from_secs(5));
 
+/// For how long idle brokers are watched.
+const IDLE: Duration = Duration::from_secs(15);
+
 /// What a move came to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moved {
-    pub(crate) history: u64,
     pub(crate) took: Duration,
-    /// CPU of all brokers from the newcomer's first answer to the end.
+    /// CPU seconds of all brokers from the newcomer's first answer to the end.
     pub(crate) cpu: f64,
-    /// The newcomer's folder at the end.
-    pub(crate) newcomer_bytes: u64,
+    /// The newcomer's share of that.
+    pub(crate) newcomer_cpu: f64,
+    /// Share of a core that the brokers took idle: before the newcomer came, and with it after the move.
+    pub(crate) idle: (f64, f64),
+    /// Bytes of log that were copied to replicas which did not vote yet, if the broker counts them.
+    pub(crate) copied: Option<u64>,
+    /// The newcomer's folder at the end, and its checkpoints (states of journals, which learners are sent) alone.
+    pub(crate) newcomer: Stored,
+}
+
+impl Moved {
+    /// CPU seconds beyond what the brokers would have taken idle.
+    pub(crate) fn work(&self) -> f64 {
+        self.cpu - self.idle.0 * self.took.as_secs_f64()
+    }
+}
+
+/// What a folder takes on the disk, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Stored {
+    pub(crate) all: u64,
+    pub(crate) checkpoints: u64,
 }
 
 /// Writes history, moves a broker's replicas to a new broker, once.
@@ -56,8 +78,13 @@ pub(crate) async fn run(broker: &mut Broker, programs: &Programs, history: u64, 
     let from = broker.process_ids.len() - 1;
     broker.driver.make_way(from).await?;
     rest(broker).await?;
+    progress(&format!("{name}: watching it idle"));
+    let idle_before = idle(broker).await?;
+    let copied_before = broker.driver.copied_bytes().await?;
     let home = broker.add(programs).await?;
+    let newcomer = *broker.process_ids.last().context("a broker was just added")?;
     let (start, before) = (Instant::now(), cpu_seconds_of(&broker.process_ids)?);
+    let newcomer_before = cpu_seconds(newcomer)?;
     broker.driver.replace(TOPIC, PARTITIONS, from).await?;
     progress(&format!("{name}: moving"));
     loop {
@@ -69,7 +96,18 @@ pub(crate) async fn run(broker: &mut Broker, programs: &Programs, history: u64, 
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let (took, cpu) = (start.elapsed(), cpu_seconds_of(&broker.process_ids)? - before);
-    Ok(Moved { history, took, cpu, newcomer_bytes: bytes_below(&home)? })
+    let (newcomer_cpu, stored) = (cpu_seconds(newcomer)? - newcomer_before, stored_below(&home)?);
+    let idle = (idle_before, idle(broker).await?);
+    // Brokers tell each other their counts each second, which is over by now.
+    let copied = copied_before.zip(broker.driver.copied_bytes().await?).map(|(before, after)| after.saturating_sub(before));
+    Ok(Moved { took, cpu, newcomer_cpu, idle, copied, newcomer: stored })
+}
+
+/// Share of a core that the brokers take while nobody asks them anything.
+async fn idle(broker: &Broker) -> Result<f64> {
+    let (start, before) = (Instant::now(), cpu_seconds_of(&broker.process_ids)?);
+    tokio::time::sleep(IDLE).await;
+    Ok((cpu_seconds_of(&broker.process_ids)? - before) / start.elapsed().as_secs_f64())
 }
 
 async fn write(broker: &Broker, history: u64) -> Result<()> {
@@ -81,7 +119,7 @@ async fn write(broker: &Broker, history: u64) -> Result<()> {
     let flights: Vec<_> = lines
         .into_iter()
         .map(|partitions| {
-            let terms = Terms { start, duration: PATIENCE, batches, interval: None, window: WINDOW, partitions };
+            let terms = Terms { start, duration: PATIENCE, batches, first: 0, interval: None, window: WINDOW, partitions };
             Ok(Arc::new(Flight::new(Arc::clone(&templates), terms)?))
         })
         .collect::<Result<_>>()?;
@@ -104,15 +142,51 @@ async fn rest(broker: &Broker) -> Result<()> {
     }
 }
 
-/// What a folder takes on the disk.
-fn bytes_below(folder: &Path) -> Result<u64> {
+fn stored_below(folder: &Path) -> Result<Stored> {
     use std::os::unix::fs::MetadataExt;
-    let mut sum = 0;
+    let mut sum = Stored::default();
     for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let entry = entry?;
         // Files may go meanwhile.
         let Ok(metadata) = entry.metadata() else { continue };
-        sum += if metadata.is_dir() { bytes_below(&entry.path())? } else { metadata.blocks() * 512 };
+        if metadata.is_dir() {
+            let below = stored_below(&entry.path())?;
+            sum = Stored { all: sum.all + below.all, checkpoints: sum.checkpoints + below.checkpoints };
+        } else {
+            sum.all += metadata.blocks() * 512;
+            if entry.path().extension().is_some_and(|extension| extension == "checkpoint") {
+                sum.checkpoints += metadata.len();
+            }
+        }
     }
     Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checkpoints_are_told_apart_from_the_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("journals")).unwrap();
+        std::fs::write(folder.path().join("journals/0001.checkpoint"), [1; 5000]).unwrap();
+        std::fs::write(folder.path().join("wal"), [1; 9000]).unwrap();
+        let stored = stored_below(folder.path()).unwrap();
+        assert_eq!(stored.checkpoints, 5000);
+        assert!(stored.all >= 14_000, "{stored:?}");
+    }
+
+    #[test]
+    fn what_brokers_take_idle_is_no_work_of_a_move() {
+        let moved = Moved {
+            took: Duration::from_secs(20),
+            cpu: 3.0,
+            newcomer_cpu: 1.0,
+            idle: (0.05, 0.06),
+            copied: None,
+            newcomer: Stored::default(),
+        };
+        assert!((moved.work() - 2.0).abs() < 1e-9);
+    }
 }

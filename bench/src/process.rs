@@ -1,5 +1,6 @@
 //! What processes and the machine use, from /proc: CPU time (user and system), memory, how busy others are.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -65,7 +66,8 @@ impl Drop for Process {
 
 fn spawn(command: &mut Command, log: &Path) -> Result<Child> {
     let out = std::fs::File::options().create(true).append(true).open(log).with_context(|| log.display().to_string())?;
-    let child = command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+    // In a group of its own: who interrupts the run wants its tables first, with what the brokers still say.
+    let child = command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).process_group(0);
     child.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))
 }
 

@@ -6,11 +6,46 @@ use serde_json::{Value, json};
 
 use crate::cells::{Cell, Load, Measured};
 
+/// A cell that was run, perhaps more than once.
+#[derive(Clone, Debug)]
+pub(crate) struct Ran {
+    /// `None`: it failed as often as it may be run.
+    pub(crate) measured: Option<Measured>,
+    /// Why it was run again, or failed.
+    pub(crate) failures: Vec<String>,
+}
+
 /// All runs of one cell against one broker, by round.
 #[derive(Debug)]
 pub(crate) struct Series {
     pub(crate) broker: &'static str,
-    pub(crate) runs: Vec<Measured>,
+    /// Of each round; `None` where it failed.
+    runs: Vec<Option<Measured>>,
+    notes: Vec<String>,
+}
+
+impl Series {
+    pub(crate) fn new(broker: &'static str) -> Series {
+        Series { broker, runs: Vec::new(), notes: Vec::new() }
+    }
+
+    /// Adds the next round, which counts from 0.
+    pub(crate) fn push(&mut self, round: usize, ran: Ran) {
+        if !ran.failures.is_empty() {
+            let what = if ran.measured.is_some() { "run again" } else { "failed" };
+            self.notes.push(format!("round {}, {what}: {}", round + 1, ran.failures.join("; ")));
+        }
+        self.runs.push(ran.measured);
+    }
+
+    /// Rounds without numbers.
+    pub(crate) fn failed(&self) -> usize {
+        self.runs.iter().filter(|run| run.is_none()).count()
+    }
+
+    fn measured(&self) -> impl Iterator<Item = &Measured> {
+        self.runs.iter().flatten()
+    }
 }
 
 /// Median, least and greatest.
@@ -80,6 +115,19 @@ fn figures(load: Load) -> Vec<Figure> {
     }
 }
 
+/// A run in one line, as soon as it is over.
+pub(crate) fn line(cell: &Cell, broker: &str, ran: &Ran) -> String {
+    let Some(measured) = &ran.measured else {
+        return format!("{}: {broker}: failed: {}", cell.name, ran.failures.join("; "));
+    };
+    let figures = figures(cell.load);
+    let shown = figures.iter().filter_map(|figure| {
+        let number = (figure.of)(measured)?;
+        Some(format!("{} {number:.*}", figure.title, figure.digits))
+    });
+    format!("{}: {broker}: {}", cell.name, shown.collect::<Vec<_>>().join(", "))
+}
+
 /// A cell's table in Markdown.
 pub(crate) fn table(cell: &Cell, series: &[Series]) -> String {
     let figures = figures(cell.load);
@@ -92,7 +140,7 @@ pub(crate) fn table(cell: &Cell, series: &[Series]) -> String {
     for series in series {
         let _ = write!(out, "\n| {} |", series.broker);
         for figure in &figures {
-            let spread = Spread::of(series.runs.iter().filter_map(figure.of));
+            let spread = Spread::of(series.measured().filter_map(figure.of));
             let _ = write!(out, " {} |", spread.map_or_else(|| "–".to_owned(), |spread| spread.show(figure.digits)));
         }
     }
@@ -100,6 +148,11 @@ pub(crate) fn table(cell: &Cell, series: &[Series]) -> String {
     if let Some((first, others)) = series.split_first() {
         for other in others {
             out.push_str(&ratios(&figures[..2], first, other));
+        }
+    }
+    for series in series {
+        for note in &series.notes {
+            let _ = write!(out, "\n- {}, {note}\n", series.broker);
         }
     }
     out
@@ -111,7 +164,7 @@ fn ratios(figures: &[Figure], first: &Series, other: &Series) -> String {
         .iter()
         .filter_map(|figure| {
             let pairs = first.runs.iter().zip(&other.runs);
-            let ratios = pairs.filter_map(|(first, other)| Some((figure.of)(other)? / (figure.of)(first)?));
+            let ratios = pairs.filter_map(|(first, other)| Some((figure.of)(other.as_ref()?)? / (figure.of)(first.as_ref()?)?));
             Some(format!("{} × {}", figure.title, Spread::of(ratios)?.show(2)))
         })
         .collect();
@@ -127,7 +180,7 @@ pub(crate) fn json(cell: &Cell, series: &[Series]) -> Value {
             let values: serde_json::Map<String, Value> = figures
                 .iter()
                 .filter_map(|figure| {
-                    let spread = Spread::of(series.runs.iter().filter_map(figure.of))?;
+                    let spread = Spread::of(series.measured().filter_map(figure.of))?;
                     Some((figure.title.to_owned(), spread.json()))
                 })
                 .collect();
@@ -142,8 +195,8 @@ mod tests {
     use super::*;
     use crate::cells::CELLS;
 
-    fn run(broker_cpu: f64) -> Measured {
-        Measured {
+    fn run(broker_cpu: f64) -> Ran {
+        let measured = Measured {
             seconds: 2.0,
             bytes: 1_000_000_000,
             records: 1_000_000,
@@ -153,7 +206,14 @@ mod tests {
             load_average: 1.0,
             acknowledged_us: None,
             received_us: None,
-        }
+        };
+        Ran { measured: Some(measured), failures: Vec::new() }
+    }
+
+    fn series(broker: &'static str, runs: Vec<Ran>) -> Series {
+        let mut series = Series::new(broker);
+        runs.into_iter().enumerate().for_each(|(round, ran)| series.push(round, ran));
+        series
     }
 
     #[test]
@@ -165,11 +225,23 @@ mod tests {
 
     #[test]
     fn ratios_compare_runs_of_the_same_round() {
-        let series =
-            [Series { broker: "A", runs: vec![run(1.0), run(2.0)] }, Series { broker: "B", runs: vec![run(2.0), run(4.0)] }];
+        let series = [series("A", vec![run(1.0), run(2.0)]), series("B", vec![run(2.0), run(4.0)])];
         let table = table(&CELLS[0], &series);
         assert!(table.contains("| A | 1.50 (1.00–2.00) | 500 (500–500) |"), "{table}");
         assert!(table.contains("B against A, round by round: broker CPU s/GB × 2.00 (2.00–2.00)"), "{table}");
         assert_eq!(json(&CELLS[0], &series)["brokers"]["B"]["broker CPU s/GB"]["median"], 3.0);
+    }
+
+    #[test]
+    fn a_round_that_failed_is_told_and_spoils_no_other() {
+        let again = Ran { failures: vec!["no leader".to_owned()], ..run(3.0) };
+        let failed = Ran { measured: None, failures: vec!["a".to_owned(), "b".to_owned()] };
+        assert!(line(&CELLS[0], "A", &failed).ends_with("A: failed: a; b"));
+        assert!(line(&CELLS[0], "A", &again).contains("broker CPU s/GB 3.00, MB/s 500"));
+        let series = [series("A", vec![failed, run(1.0)]), series("B", vec![again, run(2.0)])];
+        let table = table(&CELLS[0], &series);
+        assert!(table.contains("B against A, round by round: broker CPU s/GB × 2.00 (2.00–2.00)"), "{table}");
+        assert!(table.contains("- A, round 1, failed: a; b") && table.contains("- B, round 1, run again: no leader"), "{table}");
+        assert_eq!((series[0].failed(), series[1].failed()), (1, 0));
     }
 }

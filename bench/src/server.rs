@@ -89,6 +89,8 @@ pub(crate) struct Programs {
     pub(crate) journals: u32,
     /// More settings of Tidegate.
     pub(crate) settings: Vec<String>,
+    /// More lines of Kafka's settings.
+    pub(crate) kafka_settings: &'static str,
 }
 
 impl Programs {
@@ -162,7 +164,7 @@ impl Broker {
         let process = if self.kind.is_kafka() {
             let libs = programs.kafka_libs.as_ref().context("--kafka-libs")?;
             std::fs::create_dir_all(&home)?;
-            let settings = kafka_settings(&home, node, &self.ports, usize::from(programs.nodes), programs.kafka_threads);
+            let settings = kafka_settings(&home, node, &self.ports, usize::from(programs.nodes), programs);
             let mut process = start_kafka_node(&format!("{}/*", libs.display()), &home, &settings)?;
             let newcomer = Kafka::new(vec![format!("127.0.0.1:{}", self.ports[node].0)], 1, Vec::new());
             wait_until(&mut process, &home.join("log"), async || newcomer.is_up(0).await).await?;
@@ -246,8 +248,8 @@ async fn start_node(program: &Path, home: &Path, settings: &[String]) -> Result<
 }
 
 /// Kafka's settings: each process is a broker, the first `voters` are controllers, files of deleted topics go soon. All else as it comes.
-fn kafka_settings(home: &Path, node: usize, ports: &[Ports], voters: usize, (network, io): (u32, u32)) -> String {
-    let (broker, controller) = ports[node];
+fn kafka_settings(home: &Path, node: usize, ports: &[Ports], voters: usize, programs: &Programs) -> String {
+    let ((broker, controller), (network, io), more) = (ports[node], programs.kafka_threads, programs.kafka_settings);
     let (number, copies) = (node + 1, voters.min(3));
     let (roles, listener) = if node < voters {
         ("broker,controller", format!(",CONTROLLER://127.0.0.1:{controller}"))
@@ -261,7 +263,7 @@ fn kafka_settings(home: &Path, node: usize, ports: &[Ports], voters: usize, (net
          listeners=PLAINTEXT://127.0.0.1:{broker}{listener}\n\
          advertised.listeners=PLAINTEXT://127.0.0.1:{broker}\ncontroller.listener.names=CONTROLLER\nlog.dirs={}\n\
          offsets.topic.replication.factor={copies}\ntransaction.state.log.replication.factor={copies}\ntransaction.state.log.min.isr=1\n\
-         group.initial.rebalance.delay.ms=0\nfile.delete.delay.ms=1000\nnum.network.threads={network}\nnum.io.threads={io}\n",
+         group.initial.rebalance.delay.ms=0\nfile.delete.delay.ms=1000\nnum.network.threads={network}\nnum.io.threads={io}\n{more}",
         home.join("data").display()
     )
 }
@@ -275,7 +277,7 @@ async fn start_kafka(programs: &Programs, home: &Path) -> Result<Started> {
     for node in 0..ports.len() {
         let home = home.join((node + 1).to_string());
         std::fs::create_dir_all(&home)?;
-        let settings = kafka_settings(&home, node, &ports, ports.len(), programs.kafka_threads);
+        let settings = kafka_settings(&home, node, &ports, ports.len(), programs);
         processes.push(start_kafka_node(&classes, &home, &settings)?);
     }
     let mut started = Started { processes: Arc::default(), home: home.to_owned(), ports };

@@ -38,6 +38,8 @@ const BATCHES: u8 = (15 << 3) | 2;
 const MESSAGE_BYTES: usize = 64 << 20;
 /// How long brokers may take to share the work.
 const SPREAD: std::time::Duration = std::time::Duration::from_secs(120);
+/// How often is told what is waited for.
+const TELL: std::time::Duration = std::time::Duration::from_secs(5);
 /// Frames between the driver and its connection.
 const QUEUED: usize = 4;
 
@@ -84,15 +86,47 @@ impl Tidegate {
         Ok(found.partitions.iter().map(leader).collect())
     }
 
+    /// How many data journals each broker leads; fails while one has no leader or fewer replicas in sync than it shall have.
+    async fn led(&self) -> Result<Vec<usize>> {
+        let hub = self.describe(0).await?;
+        ensure!(hub.replication_factor == u32::from(self.replicas), "the hub keeps {} replicas", hub.replication_factor);
+        let mut led = vec![0usize; self.clients.len()];
+        for journal in hub.journals.iter().filter(|journal| journal.journal > 0) {
+            let in_sync = journal.replicas.iter().filter(|replica| replica.votes && replica.in_sync).count();
+            ensure!(in_sync == usize::from(self.replicas), "journal {} has {in_sync} replicas in sync", journal.journal);
+            let leader = journal.leader.and_then(|leader| usize::try_from(leader).ok()?.checked_sub(1));
+            *leader
+                .and_then(|leader| led.get_mut(leader))
+                .with_context(|| format!("journal {}: no leader", journal.journal))? += 1;
+        }
+        Ok(led)
+    }
+
+    /// Fails while the hub is not whole, or brokers lead very unlike numbers of journals.
+    async fn is_spread(&self) -> Result<()> {
+        let led = self.led().await?;
+        // The hub leaves it at that: the busiest broker leads at most a fifth more than the mean.
+        let (least, most) = (led.iter().min().copied().unwrap_or(0), led.iter().max().copied().unwrap_or(0));
+        let all: usize = led.iter().sum();
+        ensure!(least > 0 && most * led.len() * 4 <= 5 * (all + 1) + 4 * led.len(), "brokers lead {led:?} journals");
+        Ok(())
+    }
+
     /// Asks for the replicas, which a new hub has one of, and waits until the hub is whole and its leaders are spread.
     pub(crate) async fn spread(&self) -> Result<()> {
         let request = SetReplicationFactorRequest { replication_factor: u32::from(self.replicas), context: None };
         ClusterServiceClient::new(self.operators[0].clone()).set_replication_factor(request).await?;
         let start = std::time::Instant::now();
-        while let Err(error) = self.is_whole().await {
+        let mut told = start;
+        while let Err(error) = self.is_spread().await {
             ensure!(start.elapsed() < SPREAD, "after {SPREAD:?}: {error:#}");
+            if told.elapsed() > TELL {
+                told = std::time::Instant::now();
+                eprintln!("after {} s, waiting for the hub: {error:#}", start.elapsed().as_secs());
+            }
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
+        eprintln!("the hub is whole and its leaders are spread after {:.1} s", start.elapsed().as_secs_f64());
         Ok(())
     }
 }
@@ -164,22 +198,8 @@ impl Driver for Tidegate {
         Ok(())
     }
 
-    async fn is_whole(&self) -> Result<()> {
-        let hub = self.describe(0).await?;
-        ensure!(hub.replication_factor == u32::from(self.replicas), "the hub keeps {} replicas", hub.replication_factor);
-        let mut led = vec![0usize; self.clients.len()];
-        for journal in hub.journals.iter().filter(|journal| journal.journal > 0) {
-            let in_sync = journal.replicas.iter().filter(|replica| replica.votes && replica.in_sync).count();
-            ensure!(in_sync == usize::from(self.replicas), "journal {} has {in_sync} replicas in sync", journal.journal);
-            let leader = journal.leader.and_then(|leader| usize::try_from(leader).ok()?.checked_sub(1));
-            *leader
-                .and_then(|leader| led.get_mut(leader))
-                .with_context(|| format!("journal {}: no leader", journal.journal))? += 1;
-        }
-        // The hub leaves it at that: the busiest broker leads at most a fifth more than the mean.
-        let (least, most) = (led.iter().min().copied().unwrap_or(0), led.iter().max().copied().unwrap_or(0));
-        ensure!(least > 0 && most * led.len() * 4 <= 5 * hub.journals.len() + 4 * led.len(), "brokers lead {led:?} journals");
-        Ok(())
+    async fn is_in_sync(&self) -> Result<()> {
+        self.led().await.map(drop)
     }
 
     async fn set_draining(&self, broker: usize, draining: bool) -> Result<()> {
@@ -203,6 +223,11 @@ impl Driver for Tidegate {
         };
         let there = |journal: &ClusterJournal| journal.replicas.iter().filter(|replica| replica.broker == from).count();
         Ok(data.map(|journal| short(journal) + there(journal)).sum())
+    }
+
+    async fn copied_bytes(&self) -> Result<Option<u64>> {
+        let hub = self.describe(0).await?;
+        Ok(Some(hub.brokers.iter().filter_map(|broker| broker.copied_bytes).sum()))
     }
 
     async fn create_topic(&self, name: &str, partitions: u32) -> Result<()> {

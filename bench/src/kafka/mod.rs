@@ -52,9 +52,12 @@ impl Kafka {
 
     /// Fails until the leader of each partition takes a fetch.
     async fn is_known(&self, topic: &str, partitions: u32) -> Result<()> {
-        let leaders = self.leaders(topic, partitions).await?;
-        for (partition, leader) in (0..).zip(leaders) {
-            wire::fetched(self.ask(leader, wire::fetch(1, topic, &[(partition, 0)])?).await?)?;
+        let mut led: HashMap<usize, Vec<(i32, i64)>> = HashMap::new();
+        for (partition, leader) in (0..).zip(self.leaders(topic, partitions).await?) {
+            led.entry(leader).or_default().push((partition, 0));
+        }
+        for (leader, partitions) in led {
+            wire::fetched(self.ask(leader, wire::fetch(1, topic, &partitions, 0)?).await?)?;
         }
         Ok(())
     }
@@ -222,7 +225,7 @@ impl Driver for Kafka {
         let mut next: HashMap<i32, i64> = partitions.iter().map(|partition| (*partition, 0)).collect();
         let ask = |next: &HashMap<i32, i64>| {
             let asked: Vec<(i32, i64)> = partitions.iter().map(|partition| (*partition, next[partition])).collect();
-            wire::fetch(1, topic, &asked)
+            wire::fetch(1, topic, &asked, wire::FETCH_WAIT_MS)
         };
         stream.write_all(&ask(&next)?).await?;
         let _ = ready.send(());

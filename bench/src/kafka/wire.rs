@@ -19,7 +19,8 @@ const TIMEOUT_MS: i32 = 30_000;
 /// What a consumer takes at once, and of one partition: Kafka's own defaults (fetch.max.bytes, max.partition.fetch.bytes).
 const FETCH_BYTES: i32 = 50 << 20;
 const PARTITION_BYTES: i32 = 1 << 20;
-const FETCH_WAIT_MS: i32 = 500;
+/// How long a consumer's fetch waits for data.
+pub(crate) const FETCH_WAIT_MS: i32 = 500;
 
 /// Starts a request: four bytes for its length, and its header. [`finish`] fills in the length.
 pub(crate) fn begin((key, version): (i16, i16), correlation: i32) -> BytesMut {
@@ -195,10 +196,10 @@ pub(crate) fn check_produced(mut answer: Bytes) -> Result<()> {
 }
 
 /// Reads partitions from offsets on.
-pub(crate) fn fetch(correlation: i32, topic: &str, partitions: &[(i32, i64)]) -> Result<Bytes> {
+pub(crate) fn fetch(correlation: i32, topic: &str, partitions: &[(i32, i64)], wait_ms: i32) -> Result<Bytes> {
     let mut out = begin(FETCH, correlation);
     out.put_i32(-1);
-    out.put_i32(FETCH_WAIT_MS);
+    out.put_i32(wait_ms);
     out.put_i32(1);
     out.put_i32(FETCH_BYTES);
     out.put_u8(0);
@@ -249,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_request_says_how_long_it_is() {
-        let request = fetch(7, "clicks", &[(3, 42)]).unwrap();
+        let request = fetch(7, "clicks", &[(3, 42)], 500).unwrap();
         assert_eq!(request[..4], i32::try_from(request.len() - 4).unwrap().to_be_bytes());
         assert_eq!(request[4..12], [0, 1, 0, 4, 0, 0, 0, 7]);
         assert_eq!(request[request.len() - 16..], [0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 42, 0, 16, 0, 0]);

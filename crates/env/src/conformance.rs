@@ -78,9 +78,13 @@ fn lengths(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
     file.read_exact_at(&mut content, 0)?;
     assert!(content[..700].iter().all(|byte| *byte == 7) && content[700..].iter().all(|byte| *byte == 0));
     let allocated = disk.open(&folder.join("b"), OpenMode::CreateNew)?;
-    allocated.allocate(3 << 20)?;
-    assert_eq!(allocated.len()?, 3 << 20);
+    // Not whole blocks.
+    const ALLOCATED: usize = (3 << 20) + 5_001;
+    allocated.allocate(ALLOCATED as u64)?;
+    assert_eq!(allocated.len()?, ALLOCATED as u64);
     assert!(disk.read(&folder.join("b"))?.iter().all(|byte| *byte == 0), "allocated bytes are zeros");
+    allocated.write_vectored_at(&[Bytes::from_static(b"odd")], 7)?;
+    assert_eq!(disk.read(&folder.join("b"))?[6..11], *b"\0odd\0", "an allocated file takes any write");
     Ok(())
 }
 

@@ -82,6 +82,17 @@ struct Content<'a> {
     payload: &'a [Bytes],
 }
 
+/// The page cache's unit.
+const PAGE: usize = 4096;
+
+/// Zeros up to the end of the page that `end` lies in, as far as they leave the file's seal alone: a page of which only a part is written is read from
+/// the disk first. Nothing valid is behind `end`.
+fn padding(current: &Current, end: u64) -> Bytes {
+    let room = current.open.header.file_bytes - format::seal_bytes(current.listed.len()) as u64;
+    let bytes = end.next_multiple_of(PAGE as u64).min(room).saturating_sub(end);
+    Bytes::from_static(&[0; PAGE]).slice(..usize::try_from(bytes).unwrap_or(0))
+}
+
 /// Frames longer than any settings allow are refused at submission.
 const FITS: &str = "payloads are far below 4 GiB";
 
@@ -293,7 +304,8 @@ impl Writer {
         let begun_ms = u64::try_from(begun.as_millis()).unwrap_or(u64::MAX);
         self.shared.writing_since_ms.store(begun_ms.max(1), Ordering::Relaxed);
         if bytes > 0 {
-            let chunks = self.group.take();
+            let mut chunks = self.group.take();
+            chunks.push(padding(current, current.position + bytes));
             let failed = |source| Failed { what: "a write", path: open.path.clone(), source };
             open.file.write_vectored_at(&chunks, current.position).map_err(failed)?;
             wait(&self.env, &*open.file).await;

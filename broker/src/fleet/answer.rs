@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidegate_journal::Journal;
-use tidegate_journal::entry::{BrokerState, Operation, Outcome, Refusal, Unit, UnitOutcome};
+use tidegate_journal::entry::{Operation, Outcome, Refusal, Unit, UnitOutcome};
 use tidegate_journal::raft::{Ticket, broker_of};
 use tidegate_model::{BrokerId, JournalId, LeaderEpoch, PartitionId, TopicPartition, TopicUid};
 use tidegate_proto::errors::Reason;

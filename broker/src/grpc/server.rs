@@ -96,7 +96,6 @@ fn builder(edge: &Edge) -> tonic::transport::Server<Stack<Explained, Identity>> 
         .http2_max_header_list_size(edge.limits.max_headers_bytes)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .tcp_nodelay(true)
         .layer(MapResponseLayer::new(explained as fn(_) -> _))
 }
 

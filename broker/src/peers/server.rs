@@ -13,11 +13,12 @@ use tidegate_journal::raft::Message;
 use tidegate_model::JournalId;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
 use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 use tower::Service;
 
@@ -44,11 +45,11 @@ pub(super) fn serve(inner: Arc<Inner>, listener: TcpListener, beside: Routes) ->
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(256 << 10)
         .http2_keepalive_interval(Some(KEEPALIVE))
-        .tcp_nodelay(true)
         .add_routes(beside)
         .add_service(PeerServer { inner });
     tasks.spawn(async move {
-        let incoming = TcpListenerStream::new(listener);
+        // What a server is told of TCP_NODELAY holds only for what it accepts itself: answers would wait 40 ms for acknowledgements of earlier ones.
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         // Streams between brokers never end by themselves: the server is dropped, not drained.
         tokio::select! {
             biased;

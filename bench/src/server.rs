@@ -15,6 +15,8 @@ use crate::nats::Nats;
 use crate::process::Process;
 use crate::tidegate::{Addresses, Tidegate};
 
+/// Brokers' ports are taken from these.
+const PORTS: std::ops::Range<u16> = 15_000..30_000;
 /// How long a broker may take to start.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -362,6 +364,13 @@ async fn wait_until<T>(process: &mut Process, log: &Path, mut up: impl AsyncFnMu
     }
 }
 
+/// Outside of the range from which the kernel takes ports of outgoing connections: those would be taken before a broker listens.
 fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    for _ in 0..200 {
+        let port = rand::random_range(PORTS);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port is free within {PORTS:?}")
 }

@@ -306,7 +306,8 @@ impl Inner {
                     };
                     JournalStatus {
                         journal: id,
-                        leader: self.leader_of(id).or(led.map(|led| broker_of(led.replica))),
+                        // What this broker itself reported before it lost the leadership is no claim any more.
+                        leader: self.leader_of(id).or(led.map(|led| broker_of(led.replica)).filter(|told| *told != self.broker)),
                         members: info.replicas.iter().map(member).collect(),
                         partitions: info.partitions,
                         load: led.map_or(0.0, |led| led.load),

@@ -54,8 +54,12 @@ pub enum Freshness {
 pub(super) fn leased_term(raft: &Raft<TypeConfig, Machine>, replica: u64, heartbeat_ms: u64) -> Option<u64> {
     let metrics = raft.metrics();
     let seen = metrics.borrow_watched();
-    let mut voters = seen.membership_config.membership().voter_ids();
-    let is_alone = voters.next() == Some(replica) && voters.next().is_none();
+    let voters = || seen.membership_config.membership().voter_ids();
+    // Raft has a leader that votes no more hand over by itself, and whoever takes over waits for no lease.
+    if !voters().any(|voter| voter == replica) {
+        return None;
+    }
+    let is_alone = voters().nth(1).is_none();
     let lease = Duration::from_millis(heartbeat_ms * LEASE_BEATS);
     let is_fresh = || seen.last_quorum_acked.is_some_and(|acked| acked.elapsed() < lease);
     (seen.state == ServerState::Leader && (is_alone || is_fresh())).then_some(seen.vote.leader_id.term)

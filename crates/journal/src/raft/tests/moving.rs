@@ -168,3 +168,18 @@ fn only_a_leader_with_a_majority_says_that_a_read_is_fresh() {
         }
     });
 }
+
+#[test]
+fn a_leader_that_votes_no_more_relies_on_no_lease() {
+    on_threads(async {
+        let cluster = Cluster::of(&THREE, 17).await;
+        let leader = cluster.leader().await;
+        cluster.propose(open(0)).await;
+        let journal = cluster.journal(leader);
+        eventually("the leader holds a lease", || journal.holds_lease().then_some(())).await;
+        let others = THREE.into_iter().filter(|id| *id != leader).collect();
+        journal.change_voters(others, FormerVoters::Learn).await.unwrap();
+        // Raft has another one take over at any moment from here on.
+        assert!(!journal.holds_lease());
+    });
+}

@@ -68,6 +68,11 @@ impl Handing {
     }
 }
 
+/// Who leads, as far as a replica knows. Raft names the one that it voted for last; one that led, was voted out and stepped down names itself for ever.
+fn known_leader(state: ServerState, named: Option<u64>, replica: u64) -> Option<u64> {
+    named.filter(|named| *named != replica || state == ServerState::Leader)
+}
+
 /// Keeps a [`Leadership`] at what Raft says, and `follows` at whether another replica leads.
 pub(super) fn follow(
     raft: &Raft<TypeConfig, Machine>,
@@ -81,8 +86,8 @@ pub(super) fn follow(
         loop {
             let now = {
                 let seen = metrics.borrow_watched();
-                let is_self = seen.state == ServerState::Leader && seen.current_leader == Some(replica);
-                Leadership { leader: seen.current_leader, term: seen.vote.leader_id.term, is_self }
+                let leader = known_leader(seen.state, seen.current_leader, replica);
+                Leadership { leader, term: seen.vote.leader_id.term, is_self: leader == Some(replica) }
             };
             follows.store(!now.is_self && now.leader.is_some_and(|leader| leader != replica), Ordering::Relaxed);
             sender.send_if_modified(|old| std::mem::replace(old, now) != now);
@@ -137,10 +142,11 @@ impl Journal {
         seen.running_state.as_ref().ok()?;
         let membership = seen.membership_config.membership();
         let term = seen.vote.leader_id.term;
+        let leader = known_leader(seen.state, seen.current_leader, self.replica());
         Some(Standing {
             term,
-            leads: seen.state == ServerState::Leader && seen.current_leader == Some(self.replica()),
-            knows_leader: seen.current_leader.is_some(),
+            leads: leader == Some(self.replica()),
+            knows_leader: leader.is_some(),
             hands_over: self.handing().is_over(term),
             reached: (seen.last_log_index.map_or(0, |index| index + 1), seen.last_applied.map_or(0, |id| id.index + 1)),
             voters: membership.get_joint_config().clone(),

@@ -183,3 +183,18 @@ fn a_leader_that_votes_no_more_relies_on_no_lease() {
         assert!(!journal.holds_lease());
     });
 }
+
+#[test]
+fn a_leader_that_was_voted_out_does_not_name_itself() {
+    on_threads(async {
+        let cluster = Cluster::of(&THREE, 18).await;
+        let leader = cluster.leader().await;
+        cluster.propose(open(0)).await;
+        let others: BTreeSet<u64> = THREE.into_iter().filter(|id| *id != leader).collect();
+        cluster.journal(leader).change_voters(others.clone(), FormerVoters::Leave).await.unwrap();
+        cluster.leader_of(&Vec::from_iter(others)).await;
+        // Nobody tells it anything any more.
+        let known = cluster.journal(leader).leadership();
+        eventually("it names itself no more", || (known.borrow().leader != Some(leader)).then_some(())).await;
+    });
+}

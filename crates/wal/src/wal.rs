@@ -293,6 +293,13 @@ impl Wal {
         Some(EntryRef { at: Position { term: slot.term, leader: slot.leader, index }, len: slot.length })
     }
 
+    /// Whether an entry of this term is durable: [`Wal::entry`] finds it as soon as it is submitted.
+    pub fn is_durable(&self, journal: JournalId, at: Position) -> bool {
+        let state = self.handle.shared.state.lock();
+        let slot = state.journals.get(&journal).and_then(|log| log.slot(at.index));
+        slot.is_some_and(|slot| slot.term == at.term && slot.generation != 0)
+    }
+
     /// The first index that is (or would be) in the log: one above the purge point.
     pub fn first_index(&self, journal: JournalId) -> u64 {
         self.handle.shared.state.lock().journals.get(&journal).map_or(1, |log| log.first)

@@ -208,6 +208,11 @@ impl Checkpoints {
         Ok(info)
     }
 
+    /// Whether one of them, all of which are durable, reaches an entry.
+    pub(super) fn reach(&self, index: u64) -> bool {
+        self.kept.lock().iter().any(|kept| kept.index() >= index)
+    }
+
     /// Whether the disk has room for a checkpoint of so many bytes beside those that are there.
     pub(super) async fn have_room_for(&self, bytes: u64) -> io::Result<bool> {
         let (disk, folder) = (self.env.disk.clone(), self.folder.clone());

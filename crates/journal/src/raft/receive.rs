@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use openraft::raft::{AppendEntriesRequest, VoteResponse};
@@ -16,11 +17,14 @@ use super::checkpoint::decode;
 use super::journal::Journal;
 use super::machine::SnapshotData;
 use super::peers::{Message, broker_of};
-use super::types::{LogId, RaftPayload, TypeConfig, Vote};
+use super::types::{LogId, RaftPayload, TypeConfig, Vote, position};
 use super::wire::{Header, Part, PartAnswer, Reply, Request, decode_request, encode_reply};
 
 /// The longest snapshot that is taken: what the state of one journal may come to at worst.
 const SNAPSHOT_BYTES: u64 = 1 << 30;
+/// How long the log of what a snapshot covers may take to the disk, and between two looks at it.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A request that is in its journal's queue.
 pub struct Accepted {
@@ -206,12 +210,34 @@ impl Journal {
         if core.applied != part.last {
             return Reply::Refused(String::from("the snapshot does not end where its sender said"));
         }
-        let meta = SnapshotMeta { last_log_id: core.applied, last_membership: kept.membership };
+        let (last, meta) = (core.applied, SnapshotMeta { last_log_id: core.applied, last_membership: kept.membership });
         drop(core);
         let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(data) };
         match self.raft().install_full_snapshot(vote, snapshot).await {
+            Ok(response) if response.vote == vote && !self.is_on_disk(last).await => {
+                Reply::Refused(String::from("what the snapshot covers is not on this broker's disk yet"))
+            }
             Ok(response) => Reply::Snapshot(PartAnswer::Done(response.vote)),
             Err(error) => Reply::Refused(format!("journal {} has ended: {error}", self.id())),
+        }
+    }
+
+    /// Whether an entry is durable here, by the log or by a checkpoint, after a wait. Raft answers at once to a snapshot of what it knows to be committed,
+    /// although its own log of that may be on the way to a slow disk; the leader would count on it.
+    async fn is_on_disk(&self, last: Option<LogId>) -> bool {
+        let Some(last) = last.map(|last| position(&last)) else { return true };
+        let clock = &self.env().clock;
+        let until = clock.monotonic() + WRITTEN_WITHIN;
+        loop {
+            let log = self.log();
+            if log.is_durable(self.id(), last) || log.first_index(self.id()) > last.index || self.checkpoints().reach(last.index)
+            {
+                return true;
+            }
+            if clock.monotonic() >= until {
+                return false;
+            }
+            clock.sleep(LOOK).await;
         }
     }
 }

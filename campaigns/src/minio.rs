@@ -19,10 +19,13 @@ fn binary() -> PathBuf {
     tools.unwrap_or_else(home).join("bin/minio")
 }
 
-/// Why MinIO cannot be run, or `None` if it can.
-pub fn missing() -> Option<String> {
+/// Whether MinIO can be run; if not, prints that the campaign is not, and what to do.
+pub fn is_there(campaign: &str) -> bool {
     let binary = binary();
-    (!binary.is_file()).then(|| format!("{} is missing: run `bash deploy/setup.sh tests`", binary.display()))
+    if !binary.is_file() {
+        println!("{campaign}: NOT RUN: {} is missing: run `bash deploy/setup.sh tests`", binary.display());
+    }
+    binary.is_file()
 }
 
 /// A MinIO that runs. Dropping it kills it.

@@ -111,7 +111,7 @@ impl Inner {
         for (number, unit) in (0..).zip(submit.units) {
             let mut checked = Ok(());
             while let Some(check) = epochs.next_if(|check| check.unit <= number) {
-                checked = checked.and(check_epoch(&journal, known_in(check)?));
+                checked = checked.and_then(|()| check_epoch(&journal, known_in(check)?));
             }
             pending.push(match checked {
                 Ok(()) => submit_wired(&journal, unit).await,

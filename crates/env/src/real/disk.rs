@@ -20,28 +20,38 @@ struct RealFile(fs::File);
 /// Linux takes at most so many chunks in one vectored write (IOV_MAX).
 const MAX_CHUNKS: usize = 1024;
 const ZEROS: usize = 1 << 20;
-/// What O_DIRECT asks of addresses and lengths, at most.
+/// To what O_DIRECT wants addresses and lengths aligned on common disks; where it wants more, it refuses.
 const BLOCK: usize = 4096;
 
-/// Writes zeros from a file's start by O_DIRECT, and gives how many there are now: as many as whole blocks allow, or none where the file system cannot
-/// do it. Through the page cache they would cost seven times the CPU (docs/benchmarks.md).
-fn write_zeros_past_the_cache(file: &fs::File, bytes: u64) -> u64 {
-    let Ok(flags) = rustix::fs::fcntl_getfl(file) else { return 0 };
-    if rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
-        return 0;
+/// Writes zeros from a file's start by O_DIRECT, and gives how many there are now: as many as whole blocks allow, or fewer where the file system or the
+/// disk refuses that. Through the page cache they would cost seven times the CPU (docs/adr/0034-new-files-are-filled-past-the-page-cache.md).
+fn write_zeros_past_the_cache(file: &fs::File, bytes: u64) -> io::Result<u64> {
+    let flags = rustix::fs::fcntl_getfl(file)?;
+    match rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::INVAL) => return Ok(0),
+        Err(error) => return Err(error.into()),
     }
     let zeros = vec![0u8; ZEROS + BLOCK];
     let aligned = zeros.as_ptr().align_offset(BLOCK);
     let mut at = 0;
+    let mut written = Ok(());
     while let Some(zeros) = zeros.get(aligned..aligned + part(at, bytes) / BLOCK * BLOCK)
         && !zeros.is_empty()
-        && file.write_all_at(zeros, at).is_ok()
     {
+        written = file.write_all_at(zeros, at);
+        if written.is_err() {
+            break;
+        }
         at += zeros.len() as u64;
     }
-    // Whoever writes to a file that kept the flag is refused, which is an error of its own.
-    let _ = rustix::fs::fcntl_setfl(file, flags);
-    at
+    // A file that kept the flag would refuse what is read and written later.
+    rustix::fs::fcntl_setfl(file, flags)?;
+    match written {
+        // A disk that fails is not asked in another way.
+        Err(error) if error.kind() != io::ErrorKind::InvalidInput => Err(error),
+        _ => Ok(at),
+    }
 }
 
 /// How much of `bytes` the next write of zeros takes.
@@ -188,7 +198,7 @@ impl File for RealFile {
             Err(error) => return Err(error.into()),
         }
         // Blocks that fallocate reserved are marked "unwritten", and each first write would change metadata that fdatasync must then write.
-        let written = write_zeros_past_the_cache(&self.0, bytes);
+        let written = write_zeros_past_the_cache(&self.0, bytes)?;
         self.write_zeros(written, bytes)?;
         self.0.sync_all()
     }

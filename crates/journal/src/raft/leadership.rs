@@ -69,7 +69,7 @@ impl Handing {
 }
 
 /// Who leads, as far as a replica knows. Raft names the one that it voted for last; one that led, was voted out and stepped down names itself for ever.
-fn known_leader(state: ServerState, named: Option<u64>, replica: u64) -> Option<u64> {
+pub(super) fn known_leader(state: ServerState, named: Option<u64>, replica: u64) -> Option<u64> {
     named.filter(|named| *named != replica || state == ServerState::Leader)
 }
 

@@ -13,6 +13,7 @@ use openraft::{EmptyNode, Raft, ReadPolicy, ServerState};
 
 use super::error::MemberError;
 use super::journal::Journal;
+use super::leadership::known_leader;
 use super::machine::Machine;
 use super::types::TypeConfig;
 
@@ -117,8 +118,9 @@ impl Journal {
         loop {
             {
                 let seen = metrics.borrow_watched();
-                if seen.current_leader != Some(self.replica()) || seen.replication.is_none() {
-                    return Err(MemberError::NotLeader { journal: self.id(), leader: seen.current_leader });
+                let leader = known_leader(seen.state, seen.current_leader, self.replica());
+                if leader != Some(self.replica()) || seen.replication.is_none() {
+                    return Err(MemberError::NotLeader { journal: self.id(), leader });
                 }
             }
             match self.progress().into_iter().find(|(id, _)| *id == replica) {

@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use super::cache::TailCache;
 use super::checkpoint::{CheckpointInfo, Checkpoints, Core};
 use super::error::{JournalError, StartError};
-use super::leadership::{Handing, Leadership, died, follow};
+use super::leadership::{Handing, Leadership, died, end, follow};
 use super::machine::{Machine, View};
 use super::network::Network;
 use super::peers::Links;
@@ -326,7 +326,7 @@ impl Journal {
     }
 
     /// Takes no more units, waits a few seconds for those on their way, takes a checkpoint and ends all tasks. The WAL stays open. Units that a
-    /// majority has not taken until then get an error; they may be stored all the same.
+    /// majority has not taken until then get an error; they may be stored all the same. May be cut off anywhere, and called again.
     pub async fn shutdown(&self) {
         let inner = &self.inner;
         inner.parts.links.detector.leave(self);
@@ -340,9 +340,7 @@ impl Journal {
         let others = std::mem::take(&mut inner.tasks.lock().others);
         *inner.checkpointing.lock().await = true;
         others.iter().for_each(|task| task.abort());
-        if let Err(error) = inner.raft.shutdown().await {
-            tracing::warn!(journal = inner.id.0, %error, "Raft did not end cleanly");
-        }
+        end(inner.id, &inner.raft).await;
         inner.parts.cache.forget(inner.id);
     }
 
@@ -359,9 +357,7 @@ impl Journal {
         }
         tracing::warn!(journal = inner.id.0, "units on their way were not taken in time: whether they are stored is not known");
         inner.gives_up.store(true, Ordering::Relaxed);
-        if let Err(error) = inner.raft.shutdown().await {
-            tracing::warn!(journal = inner.id.0, %error, "Raft did not end cleanly");
-        }
+        end(inner.id, &inner.raft).await;
         ended.await;
     }
 

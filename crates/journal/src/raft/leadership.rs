@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use openraft::async_runtime::WatchReceiver;
+use openraft::async_runtime::{AsyncRuntime, WatchReceiver};
 use openraft::errors::Fatal;
 use openraft::{Raft, ServerState};
 use tidegate_env::watch;
 use tidegate_env::{Env, Joined};
+use tidegate_model::JournalId;
 
 use super::detector::Standing;
 use super::journal::Journal;
 use super::machine::Machine;
+use super::runtime::OrderedRuntime;
 use super::turnover::Turnover;
 use super::types::{TypeConfig, Vote};
 
@@ -115,6 +117,18 @@ pub(super) fn died(raft: &Raft<TypeConfig, Machine>) -> impl Future<Output = Str
             is_last = metrics.changed().await.is_err();
         }
     }
+}
+
+/// Ends Raft. Whoever waits may go meanwhile: openraft panics in every later call once nobody waits for an end that was asked for
+/// (0.10.0-alpha.37, `RaftCore should have already quit`), so a task does that lives as long as Raft's own.
+pub(super) async fn end(journal: JournalId, raft: &Raft<TypeConfig, Machine>) {
+    let raft = raft.clone();
+    let body = async move {
+        if let Err(error) = raft.shutdown().await {
+            tracing::warn!(journal = journal.0, %error, "Raft did not end cleanly");
+        }
+    };
+    let _ended = OrderedRuntime::spawn(body).await;
 }
 
 impl Journal {

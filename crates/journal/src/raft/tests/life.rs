@@ -223,3 +223,32 @@ fn a_read_of_any_size_ends_before_the_first_batch_that_does_not_fit_and_skips_no
         broker.stop().await;
     });
 }
+
+#[test]
+fn an_end_that_is_cut_off_anywhere_leaves_nothing_that_panics() {
+    for polls in 1..=40 {
+        let folder = tempfile::tempdir().unwrap();
+        let ended = on_threads(async {
+            let broker = start(folder.path(), &Env::real()).await;
+            broker.journal.propose(open(0)).await.unwrap();
+            let ended = {
+                let mut shutdown = std::pin::pin!(broker.journal.shutdown());
+                let mut left = polls;
+                std::future::poll_fn(|context| {
+                    left -= 1;
+                    let poll = shutdown.as_mut().poll(context);
+                    if left == 0 { std::task::Poll::Ready(poll.is_ready()) } else { poll.map(|()| true) }
+                })
+                .await
+            };
+            // Asks Raft itself, whatever is left of it.
+            let _may_have_ended = broker.journal.add_learner(2).await;
+            broker.stop().await;
+            ended
+        });
+        if ended {
+            return;
+        }
+    }
+    panic!("an end that was polled 40 times goes on");
+}

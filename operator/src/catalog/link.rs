@@ -3,7 +3,7 @@
 //! The link claims the operator epoch once and keeps it over reconnections. When another operator takes over it stops calling, and claims
 //! again only after [`FENCED_FOR`]: this process ends by itself when it loses its Lease, so two that go on would be two installations.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -139,7 +139,8 @@ pub struct Link {
     state: Mutex<LinkState>,
     numbers: Mutex<Option<HubNumbers>>,
     session: Mutex<Option<Arc<Session>>>,
-    epoch: Mutex<Option<u64>>,
+    /// The epoch, and the hub that gave it.
+    claim: Mutex<Option<(u64, Uuid)>>,
     target: Mutex<Target>,
     poke: Notify,
     stop: CancellationToken,
@@ -170,6 +171,37 @@ pub struct LinkSettings {
 }
 
 impl Link {
+    /// A link that connects by itself from now on, until [`Link::stop`].
+    pub(super) fn start(
+        key: &HubKey,
+        object_uid: &str,
+        target: Target,
+        told: mpsc::Sender<Told>,
+        settings: LinkSettings,
+    ) -> Arc<Link> {
+        let link = Arc::new(Link {
+            key: key.clone(),
+            object_uid: object_uid.to_owned(),
+            mirror: RwLock::default(),
+            state: Mutex::new(LinkState::Down { since: Instant::now(), why: "connecting".to_owned() }),
+            numbers: Mutex::default(),
+            session: Mutex::default(),
+            claim: Mutex::default(),
+            target: Mutex::new(target),
+            poke: Notify::new(),
+            stop: CancellationToken::new(),
+            told,
+            settings,
+        });
+        tokio::spawn(Arc::clone(&link).run());
+        link
+    }
+
+    /// Ends the link; calls that are under way are not cut.
+    pub(super) fn stop(&self) {
+        self.stop.cancel();
+    }
+
     /// Reads the mirror; `None` unless the whole catalog is known.
     pub fn synced<R>(&self, read: impl FnOnce(&Mirror) -> R) -> Option<R> {
         let is_synced = matches!(*self.state.lock(), LinkState::Synced { .. });
@@ -279,13 +311,13 @@ impl Link {
     fn fence(&self) {
         tracing::warn!(hub = %self.key, "another operator took over; leaving the hub alone");
         *self.session.lock() = None;
-        *self.epoch.lock() = None;
+        *self.claim.lock() = None;
         *self.state.lock() = LinkState::Fenced;
         self.poke.notify_one();
     }
 
     /// Points the link somewhere else if that is news.
-    fn aim(&self, target: Target) {
+    pub(super) fn aim(&self, target: Target) {
         let mut present = self.target.lock();
         if *present == target {
             return;
@@ -350,6 +382,8 @@ impl Link {
             (Some(_), error) => error.to_string(),
         };
         if is_wrong {
+            // Another hub may be there now, and no object says that it must not.
+            *self.claim.lock() = None;
             *state = LinkState::WrongHub { message: why };
             return;
         }
@@ -396,9 +430,10 @@ impl Link {
 
     /// Claims the operator epoch, or goes on with the one that was claimed before.
     async fn take_over(&self, channel: &Channel, target: &Target) -> Result<(Client, wire::OperatorContext), CallError> {
-        let known = *self.epoch.lock();
+        let known = *self.claim.lock();
         let wire_id = |id: Uuid| Bytes::copy_from_slice(id.as_bytes());
-        if let (Some(operator_epoch), Some(id)) = (known, target.hub_id) {
+        // Also before the object says which hub it is: to claim again would depose whoever took over meanwhile.
+        if let Some((operator_epoch, id)) = known.filter(|(_, id)| target.hub_id.is_none_or(|wanted| wanted == *id)) {
             return Ok((self.client(channel, id), wire::OperatorContext { operator_epoch, hub_id: wire_id(id) }));
         }
         // A claim by a process that was paused past its Lease would depose the one that leads now.
@@ -418,8 +453,8 @@ impl Link {
             answer => answer?,
         };
         let claimed = answer.into_inner();
-        *self.epoch.lock() = Some(claimed.operator_epoch);
         let id = Uuid::from_slice(&claimed.hub_id).map_err(|_| CallError::Unreachable)?;
+        *self.claim.lock() = Some((claimed.operator_epoch, id));
         let context = wire::OperatorContext { operator_epoch: claimed.operator_epoch, hub_id: claimed.hub_id };
         Ok((self.client(channel, id), context))
     }
@@ -444,7 +479,8 @@ impl Link {
                 Some(Event::Topic(topic)) => Entry::from_topic(topic),
                 Some(Event::Tombstone(tombstone)) => Entry::from_tombstone(tombstone, revision),
                 Some(Event::Bookmark(_)) => {
-                    if let Some(named) = named.take() {
+                    // Without a session another operator took over meanwhile.
+                    if let Some(named) = named.take().filter(|_| self.session.lock().is_some()) {
                         let gone = self.mirror.write().retain(&named);
                         *self.state.lock() = LinkState::Synced { hub_id };
                         tracing::info!(hub = %self.key, topics = named.len(), gone = gone.len(), "the catalog is known");
@@ -516,83 +552,4 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = below.source();
     }
     text
-}
-
-/// All links.
-pub struct Links {
-    links: Mutex<HashMap<HubKey, Arc<Link>>>,
-    told: mpsc::Sender<Told>,
-    settings: LinkSettings,
-}
-
-impl Links {
-    /// No links yet; what they tell goes to `told`.
-    pub fn new(settings: LinkSettings, told: mpsc::Sender<Told>) -> Links {
-        Links { links: Mutex::default(), told, settings }
-    }
-
-    /// The public half of the key that signs calls, as brokers take it.
-    pub fn public_key(&self) -> String {
-        self.settings.key.public_pem()
-    }
-
-    /// The link to a hub.
-    pub fn get(&self, key: &HubKey) -> Option<Arc<Link>> {
-        self.links.lock().get(key).cloned()
-    }
-
-    /// Makes sure that a hub has a link that goes to `target`.
-    pub fn ensure(&self, key: &HubKey, object_uid: &str, target: Target) -> Arc<Link> {
-        let mut links = self.links.lock();
-        if let Some(link) = links.get(key).filter(|link| link.object_uid == object_uid) {
-            link.aim(target);
-            return Arc::clone(link);
-        }
-        let link = Arc::new(Link {
-            key: key.clone(),
-            object_uid: object_uid.to_owned(),
-            mirror: RwLock::default(),
-            state: Mutex::new(LinkState::Down { since: Instant::now(), why: "connecting".to_owned() }),
-            numbers: Mutex::default(),
-            session: Mutex::default(),
-            epoch: Mutex::default(),
-            target: Mutex::new(target),
-            poke: Notify::new(),
-            stop: CancellationToken::new(),
-            told: self.told.clone(),
-            settings: self.settings.clone(),
-        });
-        tokio::spawn(Arc::clone(&link).run());
-        if let Some(old) = links.insert(key.clone(), Arc::clone(&link)) {
-            old.stop.cancel();
-        }
-        link
-    }
-
-    /// Ends the link of a hub.
-    pub fn remove(&self, key: &HubKey) {
-        if let Some(link) = self.links.lock().remove(key) {
-            link.stop.cancel();
-        }
-    }
-
-    /// All hubs that have a link.
-    pub fn keys(&self) -> Vec<HubKey> {
-        self.links.lock().keys().cloned().collect()
-    }
-
-    /// How many hubs are linked and how many of them are known whole.
-    pub fn counts(&self) -> (usize, usize) {
-        let links = self.links.lock();
-        let synced = links.values().filter(|link| matches!(link.state(), LinkState::Synced { .. })).count();
-        (links.len(), synced)
-    }
-}
-
-impl Drop for Links {
-    fn drop(&mut self) {
-        for link in self.links.lock().values() {
-            link.stop.cancel();
-        }
-    }
 }

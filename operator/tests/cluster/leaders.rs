@@ -139,6 +139,25 @@ async fn what_a_deposed_operator_still_sends_is_refused_by_the_broker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_operator_that_connects_again_claims_nothing_anew_though_no_object_names_the_hub_yet() {
+    let bed = Bed::new("again").await;
+    let broker = bed.broker("hub").await;
+    let target = Target { endpoint: Some(format!("http://{}", broker.operator_addr)), hub_id: None };
+    let key = HubKey { namespace: bed.namespace.clone(), name: "hub".into() };
+    let (links, _told) = links("only");
+    let link = links.ensure(&key, "uid", target);
+    eventually("it is linked", || async { link.synced(|_| ()) }).await;
+    let epoch = broker.hub().operator_epoch();
+    broker.shutdown().await;
+    eventually("it is not linked", || async { link.synced(|_| ()).is_none().then_some(()) }).await;
+    let broker = bed.broker("hub").await;
+    eventually("it is linked again", || async { link.synced(|_| ()) }).await;
+    link.create(named("later")).await.unwrap();
+    assert_eq!(broker.hub().operator_epoch(), epoch, "whoever took over meanwhile would have been deposed");
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hub_that_another_installation_acts_on_is_left_alone_with_a_condition() {
     let bed = Bed::new("installs").await;
     let broker = bed.broker("hub").await;

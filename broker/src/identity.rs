@@ -280,7 +280,13 @@ fn lock_and_read(env: &Env, directory: &Path, owner: &str, recovers: bool) -> Re
         // Cut off between identity and note. It must not lie here: were the identity file lost one day, it would say that the rest may go.
         env.disk.remove_file(&note).and_then(|()| env.disk.sync_dir(directory)).map_err(io(&note))?;
     }
-    env.disk.write_atomically(&owner_path, owner.as_bytes()).map_err(io(&owner_path))?;
+    match env.disk.write_atomically(&owner_path, owner.as_bytes()) {
+        // It only tells people who has the lock: a full disk needs the broker that makes room.
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            tracing::warn!(path = %owner_path.display(), "no room to write who has the directory");
+        }
+        written => written.map_err(io(&owner_path))?,
+    }
     Ok((Held { directory: directory.to_owned(), _guard: guard }, identity))
 }
 
@@ -493,6 +499,19 @@ mod tests {
         let older = Marker { check: None, ..marker };
         let kept = golden("marker-v1.json", &serde_json::to_vec_pretty(&older).unwrap());
         assert!(matches!(parse_marker(&kept), Ok(read) if read == older));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_disk_keeps_no_broker_from_its_own_directory() {
+        let (env, handle) = Env::simulated(1);
+        let directory = Path::new("/hub/data");
+        drop(hold(&env, directory, "the first").unwrap());
+        handle.disk.set_capacity(Some(1));
+        let (held, identity) = hold(&env, directory, "the second").unwrap();
+        assert!(identity.is_none());
+        let refused = hold(&env, directory, "the third").unwrap_err();
+        assert!(matches!(refused, IdentityError::InUse { .. }), "{refused}");
+        drop(held);
     }
 
     #[test]

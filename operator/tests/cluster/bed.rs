@@ -316,10 +316,21 @@ impl Bed {
         self.topics().delete(name, &DeleteParams::default()).await.unwrap();
     }
 
+    /// Waits until a Topic is gone; tells how it is if that takes long.
     pub(crate) async fn gone(&self, name: &str) {
-        let topics = self.topics();
-        eventually(&format!("Topic {name} is gone"), || async { topics.get_opt(name).await.unwrap().is_none().then_some(()) })
-            .await;
+        let (topics, mut asked) = (self.topics(), 0_u32);
+        eventually(&format!("Topic {name} is gone"), || {
+            asked += 1;
+            let (topics, tells) = (topics.clone(), asked.is_multiple_of(500));
+            async move {
+                let found = topics.get_opt(name).await.unwrap();
+                if let Some(found) = found.as_ref().filter(|_| tells) {
+                    println!("{name} is there still: {:?} {:?}", found.metadata, found.status);
+                }
+                found.is_none().then_some(())
+            }
+        })
+        .await;
     }
 }
 

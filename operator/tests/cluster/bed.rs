@@ -12,7 +12,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
+use kube::{Api, Client, Config, ResourceExt};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tidegate_broker::RunningBroker;
@@ -28,6 +28,8 @@ use tidegate_operator::metrics::Metrics;
 use tidegate_operator::settings::Settings;
 use tidegate_proto::token::SigningKey;
 use tokio_util::sync::CancellationToken;
+
+use crate::logs;
 
 /// An API server; it ends with this process.
 pub(crate) struct Server {
@@ -158,11 +160,7 @@ impl Bed {
     }
 
     pub(crate) async fn on(server: &Server, name: &str) -> Bed {
-        // With RUST_LOG set, the operator's and the brokers' logs.
-        let _ = tracing_subscriber::fmt()
-            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-            .with_test_writer()
-            .try_init();
+        logs::begin();
         let client = Client::try_from(config_of(server).await).unwrap();
         install_definitions(&client).await;
         let namespace = format!("{name}-{}", &uuid::Uuid::new_v4().to_string()[..8]);
@@ -326,6 +324,7 @@ impl Bed {
                 let found = topics.get_opt(name).await.unwrap();
                 if let Some(found) = found.as_ref().filter(|_| tells) {
                     println!("{name} is there still: {:?} {:?}", found.metadata, found.status);
+                    println!("{}", logs::warnings_of(&found.namespace().unwrap_or_default()));
                 }
                 found.is_none().then_some(())
             }

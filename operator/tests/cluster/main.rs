@@ -7,6 +7,7 @@ mod between;
 mod calls;
 mod faults;
 mod leaders;
+mod logs;
 mod matrix;
 mod observed;
 mod outages;

@@ -40,6 +40,10 @@ pub(super) struct Plan {
 /// records were appended, and their age by it be none for hours.
 pub(super) type Waiting = BTreeMap<TopicPartition, (Offset, Duration)>;
 
+/// While the log is short of room, what is not due by itself waits so long for enough company to be worth an upload: many small objects free the log
+/// more slowly than few large ones.
+const COMPANY_MS: u64 = 1000;
+
 /// When plans are made, and whether the log is short of room.
 #[derive(Clone, Copy, Debug)]
 struct Moment {
@@ -82,12 +86,12 @@ impl Tierer {
     }
 }
 
-/// Stretches that are due: by bytes, by age, or all of them when a log is short of room.
+/// Stretches that are due: by bytes or by age; when a log is short of room all of them, once together they are worth an upload.
 fn due(state: &State, view: &View, tier: &TierSettings, moment: Moment, waiting: &mut Waiting) -> Vec<Take> {
     let Moment { now, monotonic, pressed } = moment;
     let mut thresholds = BTreeMap::<TopicUid, Threshold>::new();
     let before = std::mem::take(waiting);
-    let mut takes = Vec::new();
+    let (mut takes, mut early) = (Vec::new(), Vec::new());
     for (_, at) in state.untiered() {
         let Some(partition) = state.partition(at) else { continue };
         let threshold = *thresholds.entry(at.topic).or_insert_with(|| threshold(view, at.topic, tier));
@@ -97,12 +101,23 @@ fn due(state: &State, view: &View, tier: &TierSettings, moment: Moment, waiting:
         let waited = u64::try_from(monotonic.saturating_sub(since).as_millis()).unwrap_or(u64::MAX);
         let oldest = partition.tail().untiered().next().map_or(now, |item| item.appended);
         let age = u64::try_from(now.0.saturating_sub(oldest.0)).unwrap_or(0).max(waited);
-        if !pressed && partition.untiered_bytes() < threshold.bytes && age < threshold.age_ms {
-            continue;
+        let is_due = partition.untiered_bytes() >= threshold.bytes || age >= threshold.age_ms;
+        let take = || stretch(at, partition, tier.object_bytes, threshold.kept);
+        if is_due {
+            takes.extend(take());
+        } else if pressed {
+            early.extend(take().map(|take| (take, waited)));
         }
-        takes.extend(stretch(at, partition, tier.object_bytes, threshold.kept));
     }
+    takes.extend(worthwhile(early, tier.seal_bytes.min(tier.object_bytes)));
     takes
+}
+
+/// All stretches, if together they are worth an upload or one has waited for that long enough, in milliseconds; else none.
+fn worthwhile(early: Vec<(Take, u64)>, least: u64) -> impl Iterator<Item = Take> {
+    let bytes: u64 = early.iter().map(|(take, _)| take.bytes).sum();
+    let goes = bytes >= least || early.iter().any(|(_, waited)| *waited >= COMPANY_MS);
+    early.into_iter().filter(move |_| goes).map(|(take, _)| take)
 }
 
 fn threshold(view: &View, topic: TopicUid, tier: &TierSettings) -> Threshold {
@@ -183,6 +198,14 @@ mod tests {
         let plans = pack(takes.map(|(partition, bytes)| take(partition, bytes, FOR_EVER)).to_vec(), 100);
         assert_eq!(partitions(&plans), [vec![0], vec![1, 2, 3], vec![4]]);
         assert!(plans.iter().all(|plan| plan.takes.len() == 1 || plan.takes.iter().map(|take| take.bytes).sum::<u64>() <= 100));
+    }
+
+    #[test]
+    fn a_full_log_waits_a_moment_for_objects_that_are_worth_an_upload() {
+        let early = |waited| vec![(take(0, 30, FOR_EVER), waited), (take(1, 60, FOR_EVER), 0)];
+        assert_eq!(worthwhile(early(COMPANY_MS - 1), 91).count(), 0);
+        assert_eq!(worthwhile(early(0), 90).count(), 2, "together they are enough");
+        assert_eq!(worthwhile(early(COMPANY_MS), 91).count(), 2, "one has waited long enough");
     }
 
     #[test]

@@ -46,27 +46,6 @@ async fn without_faults_one_stream_carries_all() {
 }
 
 #[tokio::test]
-async fn batches_grow_while_the_hub_is_behind() {
-    let hub = Hub::start(17, &[("t", 1)], Faults::default()).await;
-    let producer = hub.client().await.producer().linger(Duration::from_millis(1)).build().unwrap();
-    producer.send_and_wait(Record::new("t").value("0")).await.unwrap();
-    hub.stall(true);
-    let expected: Vec<String> = (0..50).map(|number| number.to_string()).collect();
-    for value in &expected[1..] {
-        let _later = producer.send(Record::new("t").value(value.clone())).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    hub.stall(false);
-    // Nobody has to ask: what was left open goes by itself.
-    while hub.values("t", 0).len() < expected.len() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    assert_eq!(hub.values("t", 0), expected);
-    let batches = hub.state.lock().logs.values().map(|log| log.batches.len()).sum::<usize>();
-    assert!(batches <= 8, "{batches} batches where few were enough");
-}
-
-#[tokio::test]
 async fn refused_batches_are_sent_again_in_order() {
     let hub = everything_once_in_order(2, Faults { refuse: 100, ..Faults::default() }, 2, 1000).await;
     assert!(hub.state.lock().refusals > 0, "the fault was there");

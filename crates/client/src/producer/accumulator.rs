@@ -68,8 +68,6 @@ pub(super) struct Accumulator {
     lanes: Vec<Lane>,
     /// Open batches in the order in which they were begun, so in the order of their linger's end. May name batches that are full already.
     lingering: VecDeque<(Instant, LaneId, u64)>,
-    /// Open batches whose linger has ended while those before them could not be sent: they go on growing until they can.
-    overdue: Vec<(LaneId, u64)>,
     sealed: VecDeque<(LaneId, Batch)>,
     undecided: Undecided,
     next_id: u64,
@@ -92,7 +90,6 @@ impl Accumulator {
             topics: HashMap::new(),
             lanes: Vec::new(),
             lingering: VecDeque::new(),
-            overdue: Vec::new(),
             sealed: VecDeque::new(),
             undecided: HashMap::new(),
             next_id: 0,
@@ -245,33 +242,19 @@ impl Accumulator {
         topic.lanes.get(topic.sticky as usize).copied()
     }
 
-    /// Seals the batches whose linger has ended, and hands out all that is sealed, in order for each lane. A batch stays open while its lane `is_behind`
-    /// with those before it: the slower the hub, the fuller and fewer the batches, where small ones would cost it more than they bring.
-    pub(super) fn take(&mut self, now: Instant, is_behind: impl Fn(LaneId) -> bool) -> VecDeque<(LaneId, Batch)> {
-        let mut ended = std::mem::take(&mut self.overdue);
+    /// Seals the batches whose linger has ended, and hands out all that is sealed, in order for each lane.
+    pub(super) fn take(&mut self, now: Instant) -> VecDeque<(LaneId, Batch)> {
         while let Some((until, lane, id)) = self.lingering.front().copied() {
-            if self.is_open(lane, id) && until > now && self.closed.is_none() {
+            let current = self.lanes[lane].open.as_ref().is_some_and(|open| open.id == id);
+            if current && until > now && self.closed.is_none() {
                 break;
             }
             self.lingering.pop_front();
-            ended.push((lane, id));
-        }
-        for (lane, id) in ended {
-            if !self.is_open(lane, id) {
-                continue;
-            }
-            if self.closed.is_none() && !self.linger.is_zero() && is_behind(lane) {
-                self.overdue.push((lane, id));
-            } else {
+            if current {
                 self.seal(lane);
             }
         }
         std::mem::take(&mut self.sealed)
-    }
-
-    /// True if a lane's open batch is still this one.
-    fn is_open(&self, lane: LaneId, id: u64) -> bool {
-        self.lanes[lane].open.as_ref().is_some_and(|open| open.id == id)
     }
 
     /// When the next batch's linger ends.
@@ -281,9 +264,8 @@ impl Accumulator {
 
     /// Seals everything, and names all batches that are not decided.
     pub(super) fn flush(&mut self) -> Vec<Arc<Outcome>> {
-        let lingering = std::mem::take(&mut self.lingering).into_iter().map(|(_, lane, id)| (lane, id));
-        for (lane, id) in std::mem::take(&mut self.overdue).into_iter().chain(lingering) {
-            if self.is_open(lane, id) {
+        for (_, lane, id) in std::mem::take(&mut self.lingering) {
+            if self.lanes[lane].open.as_ref().is_some_and(|open| open.id == id) {
                 self.seal(lane);
             }
         }
@@ -315,7 +297,6 @@ impl Accumulator {
         self.closed = Some(reason.to_owned());
         self.sealed.clear();
         self.lingering.clear();
-        self.overdue.clear();
         self.lanes.iter_mut().for_each(|lane| lane.open = None);
         std::mem::take(&mut self.undecided)
     }

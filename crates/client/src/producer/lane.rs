@@ -101,11 +101,6 @@ impl Lane {
         !self.in_flight.is_empty()
     }
 
-    /// True while a batch that is not full had better go on growing: others wait, or a quarter of the window is unanswered.
-    pub(super) fn is_behind(&self, window: usize) -> bool {
-        !self.pending.is_empty() || !self.refused.is_empty() || self.in_flight.len() >= window.div_ceil(4)
-    }
-
     /// True while it waits for a time or for an identity.
     pub(super) fn is_troubled(&self) -> bool {
         self.wants_identity || self.ready_at.is_some()

@@ -172,9 +172,7 @@ impl Sender {
 
     /// Moves full and overdue batches into their lanes.
     fn take_in(&mut self, now: Instant) {
-        let (places, window) = (&self.places, self.window);
-        let is_behind = |id: LaneId| places.get(id).is_some_and(|place| place.lane.is_behind(window));
-        let taken = self.shared.accumulator.lock().take(now, is_behind);
+        let taken = self.shared.accumulator.lock().take(now);
         for (id, batch) in taken {
             while self.places.len() <= id {
                 let lane = Lane::new(self.shared.settings.idempotent);

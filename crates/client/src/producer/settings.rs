@@ -13,8 +13,7 @@ use crate::{Client, Error, Result};
 pub struct Settings {
     /// Bytes at which a batch is sent without waiting, 1 KiB to 16 MiB; the topic's largest batch caps it. Default 256 KiB.
     pub batch_bytes: usize,
-    /// How long a batch waits for more records, at least: while the partition's earlier batches are not taken as fast as they come, it waits for them or
-    /// until it is full. Default 5 ms; zero sends at once what is there.
+    /// How long a batch waits for more records. Default 5 ms; zero sends at once what is there.
     pub linger: Duration,
     /// How batches are compressed. Default: not.
     pub compression: Compression,

@@ -281,9 +281,13 @@ fn lock_and_read(env: &Env, directory: &Path, owner: &str, recovers: bool) -> Re
         env.disk.remove_file(&note).and_then(|()| env.disk.sync_dir(directory)).map_err(io(&note))?;
     }
     match env.disk.write_atomically(&owner_path, owner.as_bytes()) {
-        // It only tells people who has the lock: a full disk needs the broker that makes room.
+        // It only tells people who has the lock: a full disk needs the broker that makes room. What the last owner wrote would name the wrong one.
         Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
             tracing::warn!(path = %owner_path.display(), "no room to write who has the directory");
+            match env.disk.remove_file(&owner_path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(&owner_path)(error)),
+                _ => {}
+            }
         }
         written => written.map_err(io(&owner_path))?,
     }
@@ -505,13 +509,14 @@ mod tests {
     async fn a_full_disk_keeps_no_broker_from_its_own_directory() {
         let (env, handle) = Env::simulated(1);
         let directory = Path::new("/hub/data");
-        drop(hold(&env, directory, "the first").unwrap());
+        drop(hold(&env, directory, "the first").expect("a fresh disk has room"));
         handle.disk.set_capacity(Some(1));
-        let (held, identity) = hold(&env, directory, "the second").unwrap();
-        assert!(identity.is_none());
-        let refused = hold(&env, directory, "the third").unwrap_err();
-        assert!(matches!(refused, IdentityError::InUse { .. }), "{refused}");
-        drop(held);
+        for owner in ["the second", "the third"] {
+            let (_held, identity) = hold(&env, directory, owner).expect("nothing that is needed has to be written");
+            assert!(identity.is_none());
+            let refused = hold(&env, directory, "another").expect_err("it is held");
+            assert!(matches!(&refused, IdentityError::InUse { owner, .. } if owner == "another process"), "{refused}");
+        }
     }
 
     #[test]

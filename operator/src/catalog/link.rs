@@ -382,8 +382,10 @@ impl Link {
             (Some(_), error) => error.to_string(),
         };
         if is_wrong {
-            // Another hub may be there now, and no object says that it must not.
-            *self.claim.lock() = None;
+            if target.hub_id.is_none() {
+                // Another hub may be there now, and no object says that it must not.
+                *self.claim.lock() = None;
+            }
             *state = LinkState::WrongHub { message: why };
             return;
         }
@@ -479,10 +481,11 @@ impl Link {
                 Some(Event::Topic(topic)) => Entry::from_topic(topic),
                 Some(Event::Tombstone(tombstone)) => Entry::from_tombstone(tombstone, revision),
                 Some(Event::Bookmark(_)) => {
-                    // Without a session another operator took over meanwhile.
-                    if let Some(named) = named.take().filter(|_| self.session.lock().is_some()) {
+                    if let Some(named) = named.take() {
                         let gone = self.mirror.write().retain(&named);
-                        *self.state.lock() = LinkState::Synced { hub_id };
+                        if !self.becomes_synced(hub_id) {
+                            continue;
+                        }
                         tracing::info!(hub = %self.key, topics = named.len(), gone = gone.len(), "the catalog is known");
                         self.tell(Told::Synced(self.key.clone())).await;
                     }
@@ -500,6 +503,16 @@ impl Link {
             }
         }
         CallError::Unreachable
+    }
+
+    /// False if another operator took over meanwhile: that has ended the session, and is said under the same lock or after it.
+    fn becomes_synced(&self, hub_id: Uuid) -> bool {
+        let mut state = self.state.lock();
+        let is_live = self.session.lock().is_some();
+        if is_live {
+            *state = LinkState::Synced { hub_id };
+        }
+        is_live
     }
 
     async fn measure(&self, client: &mut Client, context: &wire::OperatorContext) -> Result<(), CallError> {

@@ -1,4 +1,4 @@
-//! Following who leads, and what the detector asks of Raft and has done by it.
+//! Following who leads and whether Raft lives, ending it, and what the detector asks of it and has done by it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

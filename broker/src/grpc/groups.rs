@@ -107,7 +107,7 @@ impl Groups {
             positions.iter().map(|offset| PartitionRef::new(&offset.topic, offset.partition.0)).collect();
         let marks = futures::future::join_all(places.iter().map(|at| self.0.hub.marks_at(at))).await;
         let partitions = positions.into_iter().zip(marks).map(|(offset, marks)| {
-            let marks = marks.ok().filter(|marks| !marks.leaderless);
+            let marks = marks.ok().filter(|marks| marks.leaderless.is_none());
             let high = marks.map_or(-1, |marks| marks.high_watermark.0);
             v1::GroupPartition {
                 high_watermark: high,

@@ -123,7 +123,7 @@ async fn parts(edge: &Edge, request: &v1::SubscribeRequest, terms: &Terms) -> Re
             let located = edge.hub.locate(&at, start).await?;
             let marks = edge.hub.marks_at(&at).await?;
             let until_end = terms.mode == SubscribeMode::UntilEnd;
-            if until_end && marks.leaderless {
+            if until_end && marks.leaderless.is_some() {
                 let place = format!("partition {number} of `{}`", at.topic);
                 return Err(Error::unavailable(format!("{place} has no leader now that knows where it ends: try again")));
             }

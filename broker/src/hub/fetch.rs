@@ -126,7 +126,7 @@ impl Hub {
     async fn glance(&self, part: &FetchPart) -> Result<Fetched, Error> {
         let route = self.inner.routes.route(&part.at)?;
         let marks = self.marks_anywhere(&route).await?;
-        if marks.leaderless && part.offset > marks.high_watermark {
+        if marks.leaderless.is_some() && part.offset > marks.high_watermark {
             return Err(self.inner.not_leader(route.journal));
         }
         within_log(part.offset, &marks)?;
@@ -230,7 +230,7 @@ impl Hub {
                 log_start: partition.log_start(),
                 tiered_end: partition.tiered_end(),
                 epoch: partition.epoch(),
-                leaderless: false,
+                leaderless: None,
             })
         });
         marks.ok_or_else(|| {

@@ -24,9 +24,9 @@ impl Hub {
         let plain = |offset| Located { offset, timestamp: None, epoch: marks.epoch };
         match position {
             Position::Earliest => return Ok(plain(marks.log_start)),
-            Position::Latest if marks.leaderless => return Err(self.inner.not_leader(route.journal)),
+            Position::Latest if marks.leaderless.is_some() => return Err(self.inner.not_leader(route.journal)),
             Position::Latest => return Ok(plain(marks.high_watermark)),
-            Position::Offset(offset) if marks.leaderless && offset > marks.high_watermark => {
+            Position::Offset(offset) if marks.leaderless.is_some() && offset > marks.high_watermark => {
                 return Err(self.inner.not_leader(route.journal));
             }
             Position::Offset(offset) => return within_log(offset, &marks).map(|()| plain(offset)),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_env::watch;
-use tidegate_model::{JournalId, LeaderEpoch, Offset, PartitionId, TimestampMs, TopicPartition, TopicUid};
+use tidegate_model::{BrokerId, JournalId, LeaderEpoch, Offset, PartitionId, TimestampMs, TopicPartition, TopicUid};
 use tidegate_proto::internal::v1 as wired;
 use tidegate_proto::internal::v1::answer::Told;
 use tidegate_proto::internal::v1::read::What;
@@ -96,10 +96,10 @@ impl Hub {
         }
         let what = read.what.ok_or_else(|| Error::invalid("what", "has nothing set that this build knows"))?;
         let leaderless = match self.leads_now(journal).await {
-            Ok(()) => false,
+            Ok(()) => None,
             Err(error) if error.is_not_leader() => return Err(error),
             Err(error) => match what {
-                What::Range(_) => true,
+                What::Range(_) => Some(self.inner.broker),
                 _ => return Err(error),
             },
         };
@@ -120,7 +120,12 @@ impl Hub {
         })
     }
 
-    async fn serve_range(&self, route: &Route, range: wired::Range, leaderless: bool) -> Result<wired::PartitionRead, Error> {
+    async fn serve_range(
+        &self,
+        route: &Route,
+        range: wired::Range,
+        leaderless: Option<BrokerId>,
+    ) -> Result<wired::PartitionRead, Error> {
         if range.from < 0 {
             let marks = Marks { leaderless, ..self.marks(route)? };
             let next = marks.high_watermark.0;
@@ -158,7 +163,7 @@ pub(super) fn marks_out(marks: &Marks) -> wired::Marks {
         log_start: marks.log_start.0,
         tiered_end: marks.tiered_end.0,
         epoch: marks.epoch.0,
-        leaderless: marks.leaderless,
+        leaderless: marks.leaderless.map_or(0, |broker| broker.0),
     }
 }
 
@@ -169,6 +174,6 @@ pub(super) fn marks_in(marks: Option<&wired::Marks>) -> Marks {
         log_start: Offset(marks.log_start),
         tiered_end: Offset(marks.tiered_end),
         epoch: LeaderEpoch(marks.epoch),
-        leaderless: marks.leaderless,
+        leaderless: Some(BrokerId(marks.leaderless)).filter(|broker| broker.0 != 0),
     }
 }

@@ -141,7 +141,7 @@ impl Hub {
                     log_start: partition.log_start(),
                     tiered_end: partition.tiered_end(),
                     epoch: partition.epoch(),
-                    leaderless: false,
+                    leaderless: None,
                 },
                 local_bytes: partition.untiered_bytes(),
                 tiered_bytes: partition.tiered_bytes(),

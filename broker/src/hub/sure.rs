@@ -83,7 +83,7 @@ impl Hub {
             error = self.nobody_leads(route.journal) => Err(error),
         };
         match told {
-            Ok(marks) if !marks.leaderless => Standing::Follows(marks),
+            Ok(marks) if marks.leaderless.is_none() => Standing::Follows(marks),
             Ok(_) => Standing::Leaderless(Error::unavailable(format!("the leader of journal {} has no majority", route.journal))),
             Err(error) => Standing::Leaderless(error),
         }
@@ -120,7 +120,7 @@ impl Hub {
             }
             Standing::Leaderless(why) => match self.read_route(route, from, max_bytes).await {
                 Err(Error::OffsetOutOfRange { high_watermark, .. }) if from > high_watermark => Err(why),
-                read => read.map(|read| Fetched { marks: Marks { leaderless: true, ..read.marks }, ..read }),
+                read => read.map(|read| Fetched { marks: Marks { leaderless: Some(self.inner.broker), ..read.marks }, ..read }),
             },
         }
     }
@@ -141,7 +141,7 @@ impl Hub {
         match self.standing(route).await {
             Standing::Leads => self.marks(route),
             Standing::Follows(marks) => Ok(marks),
-            Standing::Leaderless(_) => Ok(Marks { leaderless: true, ..self.marks(route)? }),
+            Standing::Leaderless(_) => Ok(Marks { leaderless: Some(self.inner.broker), ..self.marks(route)? }),
         }
     }
 

@@ -114,15 +114,15 @@ pub struct Marks {
     pub tiered_end: Offset,
     /// The leader epoch.
     pub epoch: LeaderEpoch,
-    /// Nobody leads the partition's journal at the moment: what is below the marks is committed, and others may have been told of more. Clients are told
-    /// no marks then.
-    pub leaderless: bool,
+    /// The broker whose replica tells the marks while nobody leads the partition's journal: what is below them is committed, and others may have been
+    /// told of more. Clients are told no marks then.
+    pub leaderless: Option<BrokerId>,
 }
 
 impl Marks {
     /// Log start and high watermark as clients are told: -1 for unknown.
     pub(crate) fn told(&self) -> (i64, i64) {
-        if self.leaderless { (-1, -1) } else { (self.log_start.0, self.high_watermark.0) }
+        if self.leaderless.is_some() { (-1, -1) } else { (self.log_start.0, self.high_watermark.0) }
     }
 
     /// The marks of an answer that goes up to `next`. They were looked up before the data was, which may have grown meanwhile; what was read was

@@ -228,6 +228,11 @@ impl Cluster {
         self.machines.lock().remove(&broker);
     }
 
+    /// The number of the life that began last, of any broker.
+    pub(super) fn newest_life(&self) -> u64 {
+        *self.lives.lock()
+    }
+
     /// The number of a broker's present life.
     pub(super) fn life(&self, broker: u32) -> Option<u64> {
         self.machines.lock().get(&broker)?.process.as_ref().map(|process| process.life)

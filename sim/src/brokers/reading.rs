@@ -120,12 +120,10 @@ impl Reading {
         let part = FetchPart { at: place, offset: Offset(from), max_bytes: 1 + self.cluster.random.below(20_000) as usize };
         let max_wait = Duration::from_millis(self.cluster.random.below(2) * 80);
         let fetch = Fetch { parts: vec![part], max_wait, min_bytes: 1, max_bytes: 1 << 20 };
-        let life = self.cluster.life(broker);
+        let newest = self.cluster.newest_life();
         let ask = move |hub: Hub| async move { hub.fetch(&fetch).await.pop() }.boxed();
         let Ok(answer) = self.cluster.call(self.client(), broker, ask).await else { return false };
         let now_ms = now_ms(&self.cluster);
-        // An answer from nobody knows which life goes with no other.
-        let same = life.filter(|life| self.cluster.life(broker) == Some(*life));
         let mut world = self.cluster.world.lock();
         match answer {
             Some(Ok(fetched)) => match parse(&fetched.chunks, Offset(from)) {
@@ -133,16 +131,15 @@ impl Reading {
                     let Marks { log_start, high_watermark, leaderless, .. } = fetched.marks;
                     let next = records.last().map_or(from, |last| last.offset + 1);
                     world.told_log_start(at, log_start.0, now_ms);
-                    let (log_start, high_watermark, via) = (log_start.0, high_watermark.0, same);
-                    if !leaderless && high_watermark < known_end {
+                    let (log_start, high_watermark) = (log_start.0, high_watermark.0);
+                    if leaderless.is_none() && high_watermark < known_end {
                         world.recorder.alarm(stale(at, broker, known_end, high_watermark));
                     }
-                    world.told_end(at, if leaderless { next } else { high_watermark });
-                    // Whoever leads, or follows a leader, tells what holds of every later answer. Where nobody leads, each replica tells what it has.
-                    let via = match leaderless {
-                        false => 0,
-                        true => via.unwrap_or_else(|| u64::from(world.process()) << 32),
-                    };
+                    world.told_end(at, if leaderless.is_some() { next } else { high_watermark });
+                    // Whoever leads, or follows a leader, tells what holds of every later answer. Where nobody leads, each replica tells what it has;
+                    // an answer of which nobody knows in which life it was given goes with no other.
+                    let teller = leaderless.map(|teller| self.cluster.life(teller.0).filter(|life| *life <= newest));
+                    let via = teller.map_or(0, |life| life.unwrap_or_else(|| u64::from(world.process()) << 32));
                     world.recorder.add(Event::Poll { process, at, from, moved, records, log_start, high_watermark, via });
                     world.consumers[self.number].positions.insert(at, (next, false));
                 }
@@ -225,7 +222,7 @@ async fn try_read_fully(cluster: &Cluster, broker: u32, at: TopicPartition, sour
     let (place, forgets) = found.ok_or_else(|| format!("{at} is of no topic"))?;
     let hub = cluster.hub(broker).ok_or_else(|| format!("broker {broker} is not open in the end"))?;
     let led = async || match hub.marks_at(&place).await {
-        Ok(marks) if marks.leaderless => Err(Error::Unavailable { problem: format!("{at} has no leader") }),
+        Ok(marks) if marks.leaderless.is_some() => Err(Error::Unavailable { problem: format!("{at} has no leader") }),
         marks => marks,
     };
     let marks = insist(cluster, led)

@@ -1,7 +1,7 @@
 //! The proposer: one task for each journal that turns waiting units into entries.
 //!
 //! An entry takes what arrived while the last ones were on their way; nothing lingers when idle. Two entries may be on their way whatever
-//! their size, more only when enough bytes wait to be worth an entry. Answers are given in the order of submission.
+//! their size, more only when enough bytes wait to be worth an entry, and the more there are the more bytes that takes. Answers are given in the order of submission.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,9 +25,14 @@ use super::settings::JournalSettings;
 use super::types::{Data, TypeConfig};
 use crate::entry::{Entry, EntryPayload, UnitOutcome};
 
-/// Entries beyond this many go out only when [`WORTH_BYTES`] wait.
-const ALWAYS_IN_FLIGHT: usize = 2;
-const WORTH_BYTES: usize = 64 << 10;
+/// So many bytes have to wait before one more entry goes out: by how many are on their way.
+fn worth(flying: usize) -> usize {
+    match flying {
+        0 | 1 => 1,
+        2 | 3 => 64 << 10,
+        _ => 256 << 10,
+    }
+}
 
 /// A leader whose lease ran out, or that was just elected, refuses writes for a moment.
 const RETRIES: u32 = 12;
@@ -91,7 +96,7 @@ impl Proposer {
             if self.in_flight.is_empty() && self.queue.is_closed() && self.queue.bytes() == 0 {
                 return Ok(());
             }
-            let worth = if self.in_flight.len() < ALWAYS_IN_FLIGHT { 1 } else { WORTH_BYTES };
+            let worth = worth(self.in_flight.len());
             let room = self.in_flight.len() < self.settings.entries_in_flight;
             let first = self.in_flight.front_mut();
             let answered = async {
@@ -115,12 +120,8 @@ impl Proposer {
     }
 
     fn may_send(&self) -> bool {
-        let waiting = self.queue.bytes();
-        match self.in_flight.len() {
-            flying if flying < ALWAYS_IN_FLIGHT.min(self.settings.entries_in_flight) => waiting > 0,
-            flying if flying < self.settings.entries_in_flight => waiting >= WORTH_BYTES,
-            _ => false,
-        }
+        let flying = self.in_flight.len();
+        flying < self.settings.entries_in_flight && self.queue.bytes() >= worth(flying)
     }
 
     /// Proposes one entry of what waits.

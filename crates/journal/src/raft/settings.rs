@@ -16,11 +16,11 @@ pub struct JournalSettings {
     pub control_bytes: u32,
     /// Bytes that a single unit may have. With [`ENTRY_OVERHEAD_BYTES`] it must fit into half a WAL file. Default 16 MiB.
     pub unit_bytes: usize,
-    /// An entry is closed once it has this many bytes. Default 256 KiB.
+    /// An entry is closed once it has this many bytes; only what waits while others are on their way comes to so many. Default 1 MiB.
     pub entry_target_bytes: usize,
     /// An entry holds at most this many bytes unless a single unit is larger; must fit into half a WAL file as a unit must. Default 1 MiB.
     pub entry_limit_bytes: usize,
-    /// Entries on their way at once, 1 to 16. Default 4.
+    /// Entries on their way at once, 1 to 16. With the entry's size it bounds what a journal takes: a busy machine answers an entry after 50 ms. Default 8.
     pub entries_in_flight: usize,
     /// A local checkpoint is taken after this many bytes of log, 1 KiB or more. Default 64 MiB. A start replays up to twice as much if
     /// the newest checkpoint is damaged.
@@ -41,9 +41,9 @@ impl JournalSettings {
             data_bytes: 64 << 20,
             control_bytes: 16 << 20,
             unit_bytes: 16 << 20,
-            entry_target_bytes: 256 << 10,
+            entry_target_bytes: 1 << 20,
             entry_limit_bytes: 1 << 20,
-            entries_in_flight: 4,
+            entries_in_flight: 8,
             checkpoint_bytes: 64 << 20,
             heartbeat_ms: 50,
             room_patience_ms: 30_000,

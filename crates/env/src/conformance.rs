@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use crate::disk::{Disk, Entry, OpenMode};
+use crate::disk::{BLOCK_BYTES, Disk, Entry, OpenMode};
 
 /// Runs all checks within `root`, a folder that exists, is empty, and may be filled.
 ///
@@ -18,6 +18,7 @@ pub fn run_all(disk: &dyn Disk, root: &Path) -> io::Result<()> {
     modes_of_opening(disk, &root.join("modes"))?;
     reads_and_writes(disk, &root.join("content"))?;
     lengths(disk, &root.join("lengths"))?;
+    blocks(disk, &root.join("blocks"))?;
     names(disk, &root.join("names"))?;
     atomic_writes(disk, &root.join("atomic"))?;
     locks(disk, &root.join("locks"))?;
@@ -85,6 +86,42 @@ fn lengths(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
     assert!(disk.read(&folder.join("b"))?.iter().all(|byte| *byte == 0), "allocated bytes are zeros");
     allocated.write_vectored_at(&[Bytes::from_static(b"odd")], 7)?;
     assert_eq!(disk.read(&folder.join("b"))?[6..11], *b"\0odd\0", "an allocated file takes any write");
+    Ok(())
+}
+
+/// A log in small and large pieces, each to the end of a block and the next one from where it ended, read through another handle meanwhile.
+fn blocks(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
+    const BYTES: usize = 6 << 20;
+    disk.create_dir_all(folder)?;
+    let path = folder.join("a");
+    let file = disk.open(&path, OpenMode::CreateNew)?;
+    file.allocate(BYTES as u64)?;
+    let reader = disk.open(&path, OpenMode::Read)?;
+    let mut expected = Vec::new();
+    for (number, bytes) in [10, 0, 4086, 1, 9000, 2 << 20, 4096, (1 << 20) + 1, 77].into_iter().enumerate() {
+        let piece: Vec<u8> = (0..bytes).map(|at| (at * 31 + number) as u8).collect();
+        let begin = expected.len();
+        let before = expected[begin - begin % BLOCK_BYTES..].to_vec();
+        expected.extend_from_slice(&piece);
+        let end = expected.len();
+        let mut chunks: Vec<Bytes> = piece.chunks(700_001).map(Bytes::copy_from_slice).collect();
+        chunks.push(Bytes::from(vec![0; end.next_multiple_of(BLOCK_BYTES) - end]));
+        file.write_blocks_at(&before, &chunks, begin as u64)?;
+        for file in [&file, &reader] {
+            let mut content = vec![9; end + 8192];
+            file.read_exact_at(&mut content, 0)?;
+            assert!(content[..end] == expected[..], "piece {number} and all before it are read");
+            assert!(content[end..].iter().all(|byte| *byte == 0), "nothing behind piece {number}");
+        }
+    }
+    file.sync_data()?;
+    // Where the seal of a log lies in the same block, the common way follows.
+    file.write_vectored_at(&[Bytes::from_static(b"seal")], expected.len() as u64)?;
+    expected.extend_from_slice(b"seal");
+    file.sync_data()?;
+    assert!(disk.read(&path)?[..expected.len()] == expected[..], "both ways write the same file");
+    let refused = reader.write_blocks_at(&[], &[Bytes::from(vec![1; BLOCK_BYTES])], 0);
+    assert!(refused.is_err(), "a file opened for reading is not written");
     Ok(())
 }
 

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+/// What is written past the page cache begins and ends at multiples of this.
+pub const BLOCK_BYTES: usize = 4096;
+
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
@@ -106,6 +109,12 @@ pub trait File: Send + Sync {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes all chunks one after the other from `offset`, or fails; a failure may leave any part written.
     fn write_vectored_at(&self, chunks: &[Bytes], offset: u64) -> io::Result<()>;
+    /// Writes as [`File::write_vectored_at`] does, past the page cache where the file system can do that: cheaper for what is hardly ever read. The chunks
+    /// must end at a multiple of [`BLOCK_BYTES`], and `before` is what the file holds in front of them from such a multiple on: it is written again.
+    fn write_blocks_at(&self, before: &[u8], chunks: &[Bytes], offset: u64) -> io::Result<()> {
+        let _ = before;
+        self.write_vectored_at(chunks, offset)
+    }
     /// Makes the file `bytes` long with its blocks allocated and zeroed, so that a later `sync_data` has no metadata to write.
     fn allocate(&self, bytes: u64) -> io::Result<()>;
     /// Makes content durable (fdatasync). After an error nothing that was written since the last success may be trusted.

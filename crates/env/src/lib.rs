@@ -17,7 +17,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use uuid::Uuid;
 
-pub use disk::{Disk, Entry, File, LockGuard, OpenMode};
+pub use disk::{BLOCK_BYTES, Disk, Entry, File, LockGuard, OpenMode};
 
 /// The components that everything below the edges is built from. Cheap to clone.
 #[derive(Clone)]

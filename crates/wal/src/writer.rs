@@ -3,6 +3,7 @@
 //! Never waits for more to come. `durable` is the last sequence that a sync covered; it stands in every later frame, and after each sync in the mark, which
 //! is synced once the log is idle, so that recovery can tell damage from a torn tail.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,7 +11,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use futures::future::{Either, select};
 use tidegate_env::bugs::{self, Bug};
-use tidegate_env::{Env, File};
+use tidegate_env::{BLOCK_BYTES, Env, File};
 use tidegate_model::JournalId;
 
 use crate::format::{self, FILE_HEADER_BYTES, FrameHeader, Kind, Listed};
@@ -27,6 +28,27 @@ pub(crate) struct Current {
     pub(crate) position: u64,
     pub(crate) first_sequence: u64,
     pub(crate) listed: Vec<Listed>,
+    /// What the block that `position` lies in holds before it.
+    pub(crate) block: Vec<u8>,
+}
+
+impl Current {
+    /// Writes chunks where the next frame goes. Whole blocks go past the page cache, which does little for a log but to cost CPU.
+    fn write(&mut self, mut chunks: Vec<Bytes>, bytes: u64) -> io::Result<()> {
+        let end = self.position + bytes;
+        let next = block_after(&self.block, &chunks, end);
+        let padding = padding(self, end);
+        let whole = (end + padding.len() as u64).is_multiple_of(BLOCK_BYTES as u64);
+        chunks.push(padding);
+        if whole {
+            self.open.file.write_blocks_at(&self.block, &chunks, self.position)?;
+        } else {
+            // The file's seal lies in the same block, and may be there already.
+            self.open.file.write_vectored_at(&chunks, self.position)?;
+        }
+        (self.position, self.block) = (end, next);
+        Ok(())
+    }
 }
 
 /// An entry whose place becomes known once it is durable.
@@ -82,15 +104,25 @@ struct Content<'a> {
     payload: &'a [Bytes],
 }
 
-/// The page cache's unit.
-const PAGE: usize = 4096;
-
-/// Zeros up to the end of the page that `end` lies in, as far as they leave the file's seal alone: a page of which only a part is written is read from
-/// the disk first. Nothing valid is behind `end`.
+/// Zeros up to the end of the block that `end` lies in, as far as they leave the file's seal alone: whole blocks go past the page cache, and of a page of
+/// which only a part is written the rest would be read from the disk first. Nothing valid is behind `end`.
 fn padding(current: &Current, end: u64) -> Bytes {
     let room = current.open.header.file_bytes - format::seal_bytes(current.listed.len()) as u64;
-    let bytes = end.next_multiple_of(PAGE as u64).min(room).saturating_sub(end);
-    Bytes::from_static(&[0; PAGE]).slice(..usize::try_from(bytes).unwrap_or(0))
+    let bytes = end.next_multiple_of(BLOCK_BYTES as u64).min(room).saturating_sub(end);
+    Bytes::from_static(&[0; BLOCK_BYTES]).slice(..usize::try_from(bytes).unwrap_or(0))
+}
+
+/// What the block that `end` lies in holds before it, once the chunks follow what the last one held and end there.
+fn block_after(block: &[u8], chunks: &[Bytes], end: u64) -> Vec<u8> {
+    let keep = usize::try_from(end % BLOCK_BYTES as u64).unwrap_or(0);
+    let mut skip = (block.len() + chunks.iter().map(Bytes::len).sum::<usize>()).saturating_sub(keep);
+    let mut next = Vec::with_capacity(keep);
+    for part in std::iter::once(block).chain(chunks.iter().map(Bytes::as_ref)) {
+        let cut = skip.min(part.len());
+        skip -= cut;
+        next.extend_from_slice(&part[cut..]);
+    }
+    next
 }
 
 /// Frames longer than any settings allow are refused at submission.
@@ -195,7 +227,7 @@ impl Writer {
                 for done in dones {
                     done(Err(Arc::clone(&failed)));
                 }
-                let source = std::io::Error::new(failed.source.kind(), failed.source.to_string());
+                let source = io::Error::new(failed.source.kind(), failed.source.to_string());
                 Err(Stop::Failed(Failed { what: failed.what, path: failed.path.clone(), source }))
             }
         }
@@ -304,12 +336,9 @@ impl Writer {
         let begun_ms = u64::try_from(begun.as_millis()).unwrap_or(u64::MAX);
         self.shared.writing_since_ms.store(begun_ms.max(1), Ordering::Relaxed);
         if bytes > 0 {
-            let mut chunks = self.group.take();
-            chunks.push(padding(current, current.position + bytes));
             let failed = |source| Failed { what: "a write", path: open.path.clone(), source };
-            open.file.write_vectored_at(&chunks, current.position).map_err(failed)?;
+            current.write(self.group.take(), bytes).map_err(failed)?;
             wait(&self.env, &*open.file).await;
-            current.position += bytes;
         }
         let position = current.position;
         let synced = Durable { sequence: self.sequence, generation: open.header.generation, end: position };
@@ -359,12 +388,13 @@ impl Writer {
             self.seal().await?;
         }
         let open = self.next_file().await?;
-        self.current = Some(Current { open, position: FILE_HEADER_BYTES, first_sequence: self.sequence + 1, listed: Vec::new() });
+        let (position, first_sequence) = (FILE_HEADER_BYTES, self.sequence + 1);
+        self.current = Some(Current { open, position, first_sequence, listed: Vec::new(), block: Vec::new() });
         let opening = log_state::encode(&self.states);
         let length = opening.len();
         let content = Content { kind: Kind::Opening, journal: JournalId(0), at: Position::default(), payload: &[opening] };
         if !self.fits(length) {
-            let source = std::io::Error::other("the journals' votes need more than a file; raise file_bytes");
+            let source = io::Error::other("the journals' votes need more than a file; raise file_bytes");
             let path = self.shared.settings.directory.clone();
             return Err(Failed { what: "the opening of a file", path, source }.into());
         }
@@ -414,7 +444,7 @@ impl Writer {
                 }
                 if state.closing && state.disk_full {
                     let path = self.shared.settings.directory.clone();
-                    let source = std::io::ErrorKind::StorageFull.into();
+                    let source = io::ErrorKind::StorageFull.into();
                     return Err(Failed { what: "the last commit before closing", path, source }.into());
                 }
             }

@@ -7,66 +7,39 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
+use rustix::fs::{FallocateFlags, FlockOperation};
 
-use crate::disk::{Disk, Entry, File, LockGuard, OpenMode};
+use super::direct::Direct;
+use crate::disk::{BLOCK_BYTES, Disk, Entry, File, LockGuard, OpenMode};
 
 /// The machine's file system.
 #[derive(Debug)]
 pub struct RealDisk;
 
-struct RealFile(fs::File);
+struct RealFile {
+    file: fs::File,
+    direct: Direct,
+}
 
 /// Linux takes at most so many chunks in one vectored write (IOV_MAX).
 const MAX_CHUNKS: usize = 1024;
-const ZEROS: usize = 1 << 20;
-/// To what O_DIRECT wants addresses and lengths aligned on common disks; where it wants more, it refuses.
-const BLOCK: usize = 4096;
-
-/// Writes zeros from a file's start by O_DIRECT, and gives how many there are now: as many as whole blocks allow, or fewer where the file system or the
-/// disk refuses that. Through the page cache they would cost seven times the CPU (docs/adr/0034-new-files-are-filled-past-the-page-cache.md).
-fn write_zeros_past_the_cache(file: &fs::File, bytes: u64) -> io::Result<u64> {
-    let flags = rustix::fs::fcntl_getfl(file)?;
-    match rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::INVAL) => return Ok(0),
-        Err(error) => return Err(error.into()),
-    }
-    let zeros = vec![0u8; ZEROS + BLOCK];
-    let aligned = zeros.as_ptr().align_offset(BLOCK);
-    let mut at = 0;
-    let mut written = Ok(());
-    while let Some(zeros) = zeros.get(aligned..aligned + part(at, bytes) / BLOCK * BLOCK)
-        && !zeros.is_empty()
-    {
-        written = file.write_all_at(zeros, at);
-        if written.is_err() {
-            break;
-        }
-        at += zeros.len() as u64;
-    }
-    // A file that kept the flag would refuse what is read and written later.
-    rustix::fs::fcntl_setfl(file, flags)?;
-    match written {
-        // A disk that fails is not asked in another way.
-        Err(error) if error.kind() != io::ErrorKind::InvalidInput => Err(error),
-        _ => Ok(at),
-    }
-}
-
+/// What files are filled with.
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 /// How much of `bytes` the next write of zeros takes.
-fn part(at: u64, bytes: u64) -> usize {
-    usize::try_from((bytes - at).min(ZEROS as u64)).unwrap_or(ZEROS)
+fn part(at: u64, bytes: u64) -> &'static [u8] {
+    &ZEROS[..usize::try_from(bytes - at).unwrap_or(usize::MAX).min(ZEROS.len())]
 }
 
 impl RealFile {
-    /// Writes what is missing of so many zeros.
-    fn write_zeros(&self, mut at: u64, bytes: u64) -> io::Result<()> {
-        let zeros = vec![0u8; part(at, bytes)];
+    /// Writes so many zeros from its start, past the page cache as far as whole blocks allow.
+    fn write_zeros(&self, bytes: u64) -> io::Result<()> {
+        let blocks = bytes - bytes % BLOCK_BYTES as u64;
+        let starts = (0..blocks).step_by(ZEROS.len());
+        let mut at = if self.direct.write(&self.file, starts.map(|at| part(at, blocks)), 0)? { blocks } else { 0 };
         while at < bytes {
-            let part = part(at, bytes);
-            self.0.write_all_at(&zeros[..part], at)?;
-            at += part as u64;
+            let zeros = part(at, bytes);
+            self.file.write_all_at(zeros, at)?;
+            at += zeros.len() as u64;
         }
         Ok(())
     }
@@ -92,7 +65,7 @@ impl Disk for RealDisk {
                 options.write(true).create(true).truncate(false);
             }
         }
-        Ok(Arc::new(RealFile(options.open(path)?)))
+        Ok(Arc::new(RealFile { file: options.open(path)?, direct: Direct::default() }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -167,7 +140,7 @@ impl LockGuard for RealLock {}
 
 impl File for RealFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buffer, offset)
+        self.file.read_at(buffer, offset)
     }
 
     fn write_vectored_at(&self, chunks: &[Bytes], offset: u64) -> io::Result<()> {
@@ -177,7 +150,7 @@ impl File for RealFile {
             let mut left: &mut [IoSlice<'_>] = &mut slices;
             IoSlice::advance_slices(&mut left, 0);
             while !left.is_empty() {
-                match rustix::io::pwritev(&self.0, left, at) {
+                match rustix::io::pwritev(&self.file, left, at) {
                     Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                     Ok(written) => {
                         at += written as u64;
@@ -191,31 +164,38 @@ impl File for RealFile {
         Ok(())
     }
 
+    fn write_blocks_at(&self, before: &[u8], chunks: &[Bytes], offset: u64) -> io::Result<()> {
+        let all = std::iter::once(before).chain(chunks.iter().map(Bytes::as_ref));
+        if self.direct.write(&self.file, all, offset - before.len() as u64)? {
+            return Ok(());
+        }
+        self.write_vectored_at(chunks, offset)
+    }
+
     fn allocate(&self, bytes: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, bytes) {
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, bytes) {
             // Some file systems have no fallocate; writing the zeros below allocates as well.
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
             Err(error) => return Err(error.into()),
         }
         // Blocks that fallocate reserved are marked "unwritten", and each first write would change metadata that fdatasync must then write.
-        let written = write_zeros_past_the_cache(&self.0, bytes)?;
-        self.write_zeros(written, bytes)?;
-        self.0.sync_all()
+        self.write_zeros(bytes)?;
+        self.file.sync_all()
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        self.0.sync_all()
+        self.file.sync_all()
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
-        self.0.set_len(bytes)
+        self.file.set_len(bytes)
     }
 }

@@ -1,5 +1,6 @@
 //! The machine's own clock, randomness, threads and disk.
 
+mod direct;
 mod disk;
 mod threads;
 

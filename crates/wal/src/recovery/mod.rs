@@ -20,7 +20,7 @@ use std::sync::atomic::AtomicU64;
 use bytes::Bytes;
 use tidegate_env::bugs::{self, Bug};
 use tidegate_env::watch;
-use tidegate_env::{Env, LockGuard};
+use tidegate_env::{BLOCK_BYTES, Env, LockGuard};
 use tidegate_model::JournalId;
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -269,5 +269,7 @@ fn current_file(files: &[Arc<OpenFile>], newest: &Newest) -> Option<Current> {
     }
     let listed = newest.scan.frames.iter().map(replay::listed).collect();
     let open = Arc::clone(&files[newest.place]);
-    Some(Current { open, position: newest.scan.end as u64, first_sequence: first.header.sequence, listed })
+    let end = newest.scan.end;
+    let block = newest.bytes[end - end % BLOCK_BYTES..end].to_vec();
+    Some(Current { open, position: end as u64, first_sequence: first.header.sequence, listed, block })
 }

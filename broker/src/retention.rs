@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::{self, TryStreamExt};
 use tidegate_env::bugs::{self, Bug};
 use tidegate_journal::Journal;
 use tidegate_journal::entry::{Operation, Unit};
@@ -168,6 +169,9 @@ fn advance(start: &mut Offset, excess: &mut u64, cutoff: Option<TimestampMs>, st
     true
 }
 
+/// Partitions of a deleted topic that are closed at the same time: they go into few entries of their journals.
+const CLOSED_AT_ONCE: usize = 256;
+
 /// Closes the partitions of topics whose time to be restored is over, then forgets the topics. Stopped in between, the next round goes on.
 async fn end_deleted_topics(inner: &Arc<Inner>, now: TimestampMs) -> Result<(), Error> {
     if !inner.catalog.leadership().borrow().is_self {
@@ -178,19 +182,16 @@ async fn end_deleted_topics(inner: &Arc<Inner>, now: TimestampMs) -> Result<(), 
         state.catalog().topics().filter(over).map(|topic| (topic.uid, topic.homes.clone())).collect()
     });
     for (uid, homes) in ended {
-        for (partition, homes) in (0..).zip(homes) {
-            for home in homes {
-                let at = TopicPartition { topic: uid, partition: tidegate_model::PartitionId(partition) };
-                let open = inner
-                    .hosted
-                    .get(home.journal)
-                    .is_none_or(|journal| journal.read_state(|state| state.partition(at).is_some()));
-                if open {
-                    let close = Operation::ClosePartition { at, generation: home.generation };
-                    inner.propose(home.journal, Unit::of(close)).await?;
-                }
-            }
-        }
+        let numbered = (0..).map(tidegate_model::PartitionId).zip(homes);
+        let homes = numbered.flat_map(|(partition, homes)| homes.into_iter().map(move |home| (partition, home)));
+        let closed = homes.filter_map(|(partition, home)| {
+            let at = TopicPartition { topic: uid, partition };
+            let hosted = inner.hosted.get(home.journal);
+            let open = hosted.is_none_or(|journal| journal.read_state(|state| state.partition(at).is_some()));
+            open.then_some((home.journal, Operation::ClosePartition { at, generation: home.generation }))
+        });
+        let close = async |(journal, close)| inner.propose(journal, Unit::of(close)).await.map(drop);
+        stream::iter(closed.map(Ok)).try_for_each_concurrent(CLOSED_AT_ONCE, close).await?;
         inner.propose(JournalId::CATALOG, Unit::of(Operation::ForgetTopic { uid })).await?;
         tracing::info!(topic = %uid, "a deleted topic's time to be restored is over: its data goes");
     }

@@ -219,7 +219,9 @@ fn tidegate_settings(kind: Kind, home: &Path, programs: &Programs, ports: &[Port
         "hub.max_partitions=50000".to_owned(),
     ];
     if kind == Kind::TidegateLocal {
-        settings.extend(["hub.tier.seal_bytes=1073741824".to_owned(), "hub.tier.seal_age_ms=86400000".to_owned()]);
+        // A log that is three quarters full would have its data moved all the same: this one holds some rounds.
+        let stay = ["hub.tier.seal_bytes=1073741824", "hub.tier.seal_age_ms=86400000", "hub.wal.budget_bytes=8589934592"];
+        settings.extend(stay.map(str::to_owned));
     }
     if ports.len() > 1 {
         settings.push(format!("hub.broker_id={}", node + 1));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tidegate_env::{Disk, Entry, File, LockGuard, OpenMode};
+use tidegate_env::{BLOCK_BYTES, Disk, Entry, File, LockGuard, OpenMode};
 
 use super::Lcg;
 
@@ -262,6 +262,16 @@ impl File for MemoryFile {
         }
         content.touch(offset as usize..at);
         Ok(())
+    }
+    /// Holds its caller to the contract, and writes the whole blocks, so that a power cut may tear what was durable in the first one.
+    fn write_blocks_at(&self, before: &[u8], chunks: &[Bytes], offset: u64) -> io::Result<()> {
+        let begin = offset as usize - before.len();
+        let all: Vec<Bytes> = std::iter::once(Bytes::copy_from_slice(before)).chain(chunks.iter().cloned()).collect();
+        let end = begin + all.iter().map(Bytes::len).sum::<usize>();
+        assert!(begin.is_multiple_of(BLOCK_BYTES) && end.is_multiple_of(BLOCK_BYTES), "{begin} to {end} are whole blocks");
+        assert!(before.len() < BLOCK_BYTES, "not more than its block is written again");
+        assert!(self.content.lock().now[begin..offset as usize] == *before, "what the file has in front of {offset} was given");
+        self.write_vectored_at(&all, begin as u64)
     }
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         let faults = self.faults.lock();

@@ -107,6 +107,9 @@ fn blocks(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
         let mut chunks: Vec<Bytes> = piece.chunks(700_001).map(Bytes::copy_from_slice).collect();
         chunks.push(Bytes::from(vec![0; end.next_multiple_of(BLOCK_BYTES) - end]));
         file.write_blocks_at(&before, &chunks, begin as u64)?;
+        if number % 3 == 1 {
+            file.end_blocks();
+        }
         for file in [&file, &reader] {
             let mut content = vec![9; end + 8192];
             file.read_exact_at(&mut content, 0)?;

@@ -115,6 +115,8 @@ pub trait File: Send + Sync {
         let _ = before;
         self.write_vectored_at(chunks, offset)
     }
+    /// Lets go of what [`File::write_blocks_at`] needs beside the file: no more blocks come for now.
+    fn end_blocks(&self) {}
     /// Makes the file `bytes` long with its blocks allocated and zeroed, so that a later `sync_data` has no metadata to write.
     fn allocate(&self, bytes: u64) -> io::Result<()>;
     /// Makes content durable (fdatasync). After an error nothing that was written since the last success may be trusted.

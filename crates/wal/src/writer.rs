@@ -416,6 +416,7 @@ impl Writer {
         let failed = |source| Failed { what: "a write", path: open.path.clone(), source };
         open.file.write_vectored_at(&seal.take(), offset).map_err(failed)?;
         self.flush().await?;
+        open.file.end_blocks();
         let mut state = self.shared.state.lock();
         if let Some(file) = state.files.get_mut(&open.header.generation) {
             file.sealed = true;

@@ -172,6 +172,10 @@ impl File for RealFile {
         self.write_vectored_at(chunks, offset)
     }
 
+    fn end_blocks(&self) {
+        self.direct.close();
+    }
+
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, bytes) {
             // Some file systems have no fallocate; writing the zeros below allocates as well.

@@ -25,6 +25,7 @@ flow_ends() {
 events=0 doubtful=0
 
 # many_begin BROKERS HOW: an operator, and in a namespace of its own a hub whose spec.brokers says HOW, whole with so many brokers, and Topic clicks.
+# Its data goes to a place of its own in the bucket, where that of another part stays.
 many_begin() {
   helm_in upgrade --install tidegate charts/tidegate --namespace tidegate-system --create-namespace >/dev/null
   kube create namespace fleet >/dev/null
@@ -35,7 +36,7 @@ kind: Hub
 metadata: {name: hub}
 spec:
   brokers: {$2, template: {resources: {requests: {cpu: 10m, memory: 64Mi}}}}
-  objectStore: {s3: {bucket: tidegate, endpoint: "http://minio.minio.svc:9000", credentials: {secret: {name: hub-s3}}}}
+  objectStore: {s3: {bucket: tidegate, prefix: many-$(now_ms), endpoint: "http://minio.minio.svc:9000", credentials: {secret: {name: hub-s3}}}}
 ---
 apiVersion: tidegate.dev/v1alpha1
 kind: Topic

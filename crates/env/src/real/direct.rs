@@ -117,18 +117,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_whole_blocks_go_past_the_cache_and_only_where_that_can_be_had() {
-        let folder = tempfile::tempdir().unwrap();
+    fn only_whole_blocks_go_past_the_cache_and_only_where_that_can_be_had() -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
         let path = folder.path().join("log");
-        let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
+        let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
         let can = rustix::fs::open(&path, OFlags::WRONLY | OFlags::DIRECT, Mode::empty()).is_ok();
         let direct = Direct::default();
         let block = [7; BLOCK_BYTES];
-        assert_eq!(direct.write(&file, [&block[..10], &block[10..]].into_iter(), 0).unwrap(), can);
+        assert_eq!(direct.write(&file, [&block[..10], &block[10..]].into_iter(), 0)?, can);
         if can {
-            assert_eq!(fs::read(&path).unwrap(), block);
+            assert_eq!(fs::read(&path)?, block);
         }
-        assert!(!direct.write(&file, [&b"odd"[..]].into_iter(), 4096).unwrap(), "no whole block");
-        assert!(!direct.write(&file, [&block[..]].into_iter(), 4096).unwrap(), "who was refused once does not try again");
+        assert!(!direct.write(&file, [&b"odd"[..]].into_iter(), 4096)?, "no whole block");
+        assert!(!direct.write(&file, [&block[..]].into_iter(), 4096)?, "who was refused once does not try again");
+        Ok(())
     }
 }

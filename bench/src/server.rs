@@ -1,6 +1,5 @@
 //! Brokers as real processes, each with a fresh folder: Tidegate as it comes, Kafka as its operators run it.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -15,8 +14,6 @@ use crate::nats::Nats;
 use crate::process::Process;
 use crate::tidegate::{Addresses, Tidegate};
 
-/// Brokers' ports are taken from these.
-const PORTS: std::ops::Range<u16> = 15_000..30_000;
 /// How long a broker may take to start.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -154,14 +151,14 @@ impl Started {
 }
 
 fn free_ports(nodes: u16) -> Result<Vec<Ports>> {
-    (0..nodes).map(|_| Ok((free_port()?, free_port()?))).collect()
+    (0..nodes).map(|_| Ok((tidegate_ports::free()?, tidegate_ports::free()?))).collect()
 }
 
 impl Broker {
     /// Starts one more broker, and waits until it serves. Its folder.
     pub(crate) async fn add(&mut self, programs: &Programs) -> Result<PathBuf> {
         let node = self.ports.len();
-        self.ports.push((free_port()?, free_port()?));
+        self.ports.push((tidegate_ports::free()?, tidegate_ports::free()?));
         let home = self.home.join((node + 1).to_string());
         let process = if self.kind.is_kafka() {
             let libs = programs.kafka_libs.as_ref().context("--kafka-libs")?;
@@ -213,7 +210,7 @@ fn tidegate_settings(kind: Kind, home: &Path, programs: &Programs, ports: &[Port
     let mut settings = vec![
         format!("object_store.directory.path={}", home.join("objects").display()),
         format!("listeners.client=127.0.0.1:{client}"),
-        format!("listeners.operator=127.0.0.1:{}", free_port()?),
+        format!("listeners.operator=127.0.0.1:{}", tidegate_ports::free()?),
         "listeners.http=127.0.0.1:0".to_owned(),
         // Room for a topic of 10,000 partitions beside those that were just deleted.
         "hub.max_partitions=50000".to_owned(),
@@ -364,15 +361,4 @@ async fn wait_until<T>(process: &mut Process, log: &Path, mut up: impl AsyncFnMu
         process.check().with_context(|| format!("see {}", log.display()))?;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-}
-
-/// Outside of the range from which the kernel takes ports of outgoing connections: those would be taken before a broker listens.
-fn free_port() -> Result<u16> {
-    for _ in 0..200 {
-        let port = rand::random_range(PORTS);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    bail!("no port is free within {PORTS:?}")
 }

@@ -11,7 +11,7 @@ use tidegate_client::proto::operator::v1 as wire;
 use tidegate_client::proto::operator::v1::cluster_service_client::ClusterServiceClient;
 
 use crate::disks::MemoryDisk;
-use crate::hub::{Hub, HubSetup, free_port};
+use crate::hub::{Hub, HubSetup};
 use crate::minio;
 use crate::wires::Wires;
 
@@ -70,7 +70,7 @@ impl Fleet {
     /// # Errors
     /// If one does not start, or they do not come together.
     pub async fn start(plan: Plan) -> Result<Fleet> {
-        let client_ports = (0..=plan.brokers).map(|_| free_port()).collect::<Result<_>>()?;
+        let client_ports = (0..=plan.brokers).map(|_| tidegate_ports::free()).collect::<std::io::Result<_>>()?;
         let mut fleet = Fleet { members: BTreeMap::new(), wires: Wires::default(), client_ports, last: 0, plan };
         for _ in 0..fleet.plan.brokers {
             fleet.add().await?;
@@ -110,7 +110,7 @@ impl Fleet {
         let taken: Vec<usize> = self.members.values().map(|member| member.slot).collect();
         let slot = (0..self.client_ports.len()).find(|slot| !taken.contains(slot)).context("a port for clients")?;
         setup.serve_clients_at(self.client_ports[slot]);
-        let backend = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let backend = SocketAddr::from(([127, 0, 0, 1], tidegate_ports::free()?));
         let peer = self.wires.before(number, backend).await?;
         let join: Vec<String> = self.members.values().map(|member| format!("\"{}\"", member.peer)).collect();
         setup.set("hub.broker_id", number);

@@ -1,14 +1,12 @@
 //! A hub as a child process: the unmodified binary, started again and again on the same ports and the same directory.
 
 use std::fs::{File, OpenOptions};
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rand::RngExt;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::Value;
 use tidegate_client::Client;
@@ -18,8 +16,6 @@ pub const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long anything else may take before it counts as hanging.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(5);
-/// Below the ports that the kernel gives to outgoing connections: a client that looks for a hub that is away must not find itself.
-const PORTS: std::ops::Range<u16> = 15_000..30_000;
 
 /// How a hub is started.
 #[derive(Clone, Debug)]
@@ -64,7 +60,7 @@ impl HubSetup {
             data_dir: disk.join("data"),
             settings,
             environment: Vec::new(),
-            ports: [free_port()?, free_port()?, free_port()?],
+            ports: [tidegate_ports::free()?, tidegate_ports::free()?, tidegate_ports::free()?],
         })
     }
 
@@ -149,20 +145,6 @@ impl HubSetup {
     pub async fn client(&self) -> Result<Client> {
         Ok(Client::connect(self.address()).await?)
     }
-}
-
-/// A port that is free now.
-///
-/// # Errors
-/// If none is found.
-pub fn free_port() -> Result<u16> {
-    for _ in 0..200 {
-        let port = rand::rng().random_range(PORTS);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    bail!("no port is free within {PORTS:?}")
 }
 
 /// A hub that runs. Dropping it kills it.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::hub::{HubSetup, free_port};
+use crate::hub::HubSetup;
 
 const USER: &str = "tidegate";
 const PASSWORD: &str = "tidegate-secret";
@@ -43,11 +43,11 @@ impl MinIo {
     /// If it does not listen within half a minute.
     pub async fn start(folder: &Path) -> Result<MinIo> {
         std::fs::create_dir_all(folder.join("events"))?;
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let address = SocketAddr::from(([127, 0, 0, 1], tidegate_ports::free()?));
         let log = std::fs::File::create(folder.with_extension("log"))?;
         let mut command = Command::new(binary());
         command.args(["server", "--quiet", "--address", &address.to_string(), "--console-address"]);
-        command.arg(format!("127.0.0.1:{}", free_port()?)).arg(folder);
+        command.arg(format!("127.0.0.1:{}", tidegate_ports::free()?)).arg(folder);
         command.env("MINIO_ROOT_USER", USER).env("MINIO_ROOT_PASSWORD", PASSWORD).env("MINIO_BROWSER", "off");
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn().context("MinIO")?;
         let minio = MinIo { address, child };

@@ -15,8 +15,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::hub::free_port;
-
 /// Bytes that one direction of a connection holds back; more waits in the sender's own buffers.
 const CHUNK_BYTES: usize = 64 << 10;
 
@@ -48,7 +46,7 @@ impl Wires {
     /// # Errors
     /// If no port is free.
     pub async fn before(&mut self, broker: u32, backend: SocketAddr) -> Result<SocketAddr> {
-        let listener = TcpListener::bind(("127.0.0.1", free_port()?)).await.context("a relay")?;
+        let listener = TcpListener::bind(("127.0.0.1", tidegate_ports::free()?)).await.context("a relay")?;
         let address = listener.local_addr()?;
         self.relays.spawn(accept(Arc::clone(&self.state), listener, broker, backend));
         Ok(address)

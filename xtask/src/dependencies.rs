@@ -19,6 +19,7 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
     ("crates/client", "tidegate-client", &["tidegate-model", "tidegate-proto"]),
     ("crates/workload", "tidegate-workload", &["tidegate-model", "tidegate-client", "tidegate-checker"]),
     ("crates/crd", "tidegate-crd", &["tidegate-model"]),
+    ("crates/ports", "tidegate-ports", &[]),
     (
         "broker",
         "tidegate-broker",
@@ -55,8 +56,12 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
             "tidegate-checker",
         ],
     ),
-    ("campaigns", "tidegate-campaigns", &["tidegate-model", "tidegate-client", "tidegate-checker", "tidegate-workload"]),
-    ("bench", "tidegate-bench", &["tidegate-model", "tidegate-proto", "tidegate-client"]),
+    (
+        "campaigns",
+        "tidegate-campaigns",
+        &["tidegate-model", "tidegate-client", "tidegate-checker", "tidegate-workload", "tidegate-ports"],
+    ),
+    ("bench", "tidegate-bench", &["tidegate-model", "tidegate-proto", "tidegate-client", "tidegate-ports"]),
     ("operator", "tidegate-operator", &["tidegate-model", "tidegate-crd", "tidegate-proto"]),
     (
         "crates/decoders",

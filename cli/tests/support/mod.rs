@@ -2,7 +2,6 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -95,9 +94,9 @@ impl Drop for Process {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that stays free until a server of this test takes it.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    tidegate_ports::free().unwrap()
 }
 
 /// A real MinIO with one bucket, `events`.

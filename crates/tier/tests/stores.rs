@@ -1,7 +1,7 @@
 //! The conformance suite on a real directory, a real MinIO and a real versitygw.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, unreachable_pub, reason = "tests start real servers")]
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -33,7 +33,7 @@ fn tool(name: &str) -> PathBuf {
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    tidegate_ports::free().unwrap()
 }
 
 fn start(command: &mut Command, port: u16) -> Server {

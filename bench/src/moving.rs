@@ -28,6 +28,8 @@ const REST: (f64, Duration) = (0.15, Duration::from_secs(5));
 
 /// For how long idle brokers are watched.
 const IDLE: Duration = Duration::from_secs(15);
+/// How often brokers are asked whether they are done. Each time costs them something, which counts as work.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// What a move came to.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +95,7 @@ pub(crate) async fn run(broker: &mut Broker, programs: &Programs, history: u64, 
             break;
         }
         ensure!(start.elapsed() < PATIENCE, "after {PATIENCE:?} broker {} still has its replicas: {left:?}", from + 1);
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(LOOK).await;
     }
     let (took, cpu) = (start.elapsed(), cpu_seconds_of(&broker.process_ids)? - before);
     let (newcomer_cpu, stored) = (cpu_seconds(newcomer)? - newcomer_before, stored_below(&home)?);

@@ -9,6 +9,7 @@
 mod cache;
 mod checkpoint;
 mod detector;
+mod door;
 mod error;
 mod forget;
 mod journal;

@@ -16,6 +16,7 @@ use openraft::{Raft, ReadPolicy, ServerState};
 use tidegate_env::Env;
 use tidegate_model::{JournalId, TimestampMs};
 
+use super::door::Door;
 use super::error::JournalError;
 use super::machine::{Machine, View};
 use super::members::leased_term;
@@ -49,6 +50,8 @@ pub(super) struct Proposer {
     pub(super) env: Env,
     pub(super) links: Links,
     pub(super) view: Arc<View>,
+    /// Of the log store that Raft writes to.
+    pub(super) door: Door,
     /// The time of the last entry; entry time never falls, whatever the clock does.
     pub(super) time: TimestampMs,
     pub(super) in_flight: VecDeque<InFlight>,
@@ -109,7 +112,7 @@ impl Proposer {
                 biased;
                 answer = answered => {
                     let entry = self.in_flight.pop_front().expect("only the first entry's answer was awaited");
-                    self.settle(entry.proposal, answer.ok()).await?;
+                    self.settle(entry.proposal, answer.ok())?;
                     if self.journal == JournalId::CATALOG && self.in_flight.is_empty() && self.queue.bytes() == 0 {
                         self.tell().await;
                     }
@@ -136,13 +139,29 @@ impl Proposer {
         self.time = self.time.max(applied).max(TimestampMs(self.env.clock.now_ms()));
         let (payload, order) = EntryPayload::encode(Entry { time: self.time, units }).map_err(|error| error.to_string())?;
         let payload = Arc::new(payload);
-        // Also while others are on their way: were this one refused and the next one not, it could not be proposed again behind that.
         if self.lacks_lease() {
             self.renew(LONGEST_PAUSE).await;
         }
-        let answer = self.hand_over(&payload).await?;
-        self.in_flight.push_back(InFlight { proposal: Proposal { payload, order, claims }, answer });
+        let proposal = Proposal { payload, order, claims };
+        match self.enter(&proposal.payload).await? {
+            Entered::Yes(answer) => self.in_flight.push_back(InFlight { proposal, answer }),
+            Entered::No { leader } => return self.refused(proposal, leader).await,
+        }
         Ok(())
+    }
+
+    /// Gives Raft an entry, and waits until it is in the log or refused. The next one is given only then: it must not get in before this one.
+    async fn enter(&self, payload: &Arc<EntryPayload>) -> Result<Entered, Arc<str>> {
+        let passed = self.door.await_passing(payload);
+        let mut answer = self.hand_over(payload).await?;
+        tokio::select! {
+            biased;
+            Ok(()) = passed => Ok(Entered::Yes(answer)),
+            early = &mut answer => match verdict(early.ok())? {
+                Verdict::Refused { leader } => Ok(Entered::No { leader }),
+                Verdict::Applied(_) | Verdict::Discarded { .. } => Err("Raft answered for an entry that it never put into the log".into()),
+            },
+        }
     }
 
     async fn hand_over(&self, payload: &Arc<EntryPayload>) -> Result<Answer, Arc<str>> {
@@ -173,42 +192,22 @@ impl Proposer {
         }
     }
 
-    async fn settle(&mut self, proposal: Proposal, answer: Option<ClientWriteResult<TypeConfig>>) -> Result<(), Arc<str>> {
+    /// Answers for an entry that was in the log.
+    fn settle(&self, proposal: Proposal, answer: Option<ClientWriteResult<TypeConfig>>) -> Result<(), Arc<str>> {
         match verdict(answer)? {
-            Verdict::Applied(outcomes) => {
-                proposal.resolve(outcomes);
-                Ok(())
-            }
-            Verdict::Refused { leader } => self.refused(proposal, leader).await,
-            Verdict::Discarded { leader } => {
+            Verdict::Applied(outcomes) => proposal.resolve(outcomes),
+            Verdict::Refused { leader } | Verdict::Discarded { leader } => {
                 proposal.fail(&JournalError::Deposed { journal: self.journal, leader });
-                Ok(())
             }
         }
+        Ok(())
     }
 
-    /// The entry was refused before it reached the log. It is proposed again with those behind it, unless another replica leads or one
-    /// of them got in, which would break the order: then its units are given back.
-    async fn refused(&mut self, first: Proposal, mut leader: Option<u64>) -> Result<(), Arc<str>> {
-        let mut behind = vec![(first, None)];
-        for InFlight { proposal, answer } in std::mem::take(&mut self.in_flight) {
-            match verdict(answer.await.ok())? {
-                Verdict::Applied(outcomes) => behind.push((proposal, Some(Ok(outcomes)))),
-                Verdict::Discarded { leader } => {
-                    let error = JournalError::Deposed { journal: self.journal, leader };
-                    behind.push((proposal, Some(Err(error))));
-                }
-                Verdict::Refused { leader: other } => {
-                    leader = other;
-                    behind.push((proposal, None));
-                }
-            }
-        }
-        let mut again = behind.into_iter().collect::<VecDeque<_>>();
-        let overtaken = again.iter().any(|(_, outcomes)| outcomes.is_some());
+    /// The entry was refused before it reached the log. It is proposed again, unless another replica leads: then its units are given back.
+    async fn refused(&mut self, proposal: Proposal, mut leader: Option<u64>) -> Result<(), Arc<str>> {
         let mut pause = FIRST_PAUSE;
         for _ in 0..RETRIES {
-            if overtaken || leader.is_some_and(|leader| leader != self.settings.replica) {
+            if leader.is_some_and(|leader| leader != self.settings.replica) {
                 break;
             }
             // A leader without a lease gets it from its followers; one that was just elected, or has none at hand, is asked again a little later.
@@ -216,43 +215,30 @@ impl Proposer {
             self.renew(LONGEST_PAUSE).await;
             self.env.clock.sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-            while let Some((proposal, _)) = again.front() {
-                let answer = self.hand_over(&proposal.payload).await?;
-                match verdict(answer.await.ok())? {
-                    Verdict::Applied(outcomes) => {
-                        let (proposal, _) = again.pop_front().expect("the front was just proposed");
-                        proposal.resolve(outcomes);
-                    }
-                    Verdict::Discarded { leader } => {
-                        let (proposal, _) = again.pop_front().expect("the front was just proposed");
-                        proposal.fail(&JournalError::Deposed { journal: self.journal, leader });
-                    }
-                    Verdict::Refused { leader: other } => {
-                        leader = other;
-                        break;
-                    }
+            match self.enter(&proposal.payload).await? {
+                Entered::Yes(answer) => {
+                    self.in_flight.push_back(InFlight { proposal, answer });
+                    return Ok(());
                 }
-            }
-            if again.is_empty() {
-                return Ok(());
+                Entered::No { leader: other } => leader = other,
             }
         }
         let leads = self.raft.server_metrics().borrow_watched().state == ServerState::Leader;
-        let error = if leads && !overtaken && leader.is_none() {
+        let error = if leads && leader.is_none() {
             let silent = self.links.silent_voters(self.journal, &self.env);
             JournalError::NoMajority { journal: self.journal, silent }
         } else {
             JournalError::NotLeader { journal: self.journal, leader }
         };
-        for (proposal, outcomes) in again {
-            match outcomes {
-                Some(Ok(outcomes)) => proposal.resolve(outcomes),
-                Some(Err(error)) => proposal.fail(&error),
-                None => proposal.fail(&error),
-            }
-        }
+        proposal.fail(&error);
         Ok(())
     }
+}
+
+/// Whether Raft has put an entry into the log.
+enum Entered {
+    Yes(Answer),
+    No { leader: Option<u64> },
 }
 
 /// What became of a proposal.

@@ -18,9 +18,11 @@ use tidegate_wal::{JournalLog, ReadError, Wal, Write};
 use tokio::sync::oneshot;
 
 use super::cache::TailCache;
+use super::door::Door;
 use super::own_vote::OwnVote;
 use super::types::{
-    CodecError, LogId, RaftEntry, TypeConfig, Vote, decode_payload, decode_vote, encode_payload, encode_vote, log_id, position,
+    CodecError, LogId, RaftEntry, RaftPayload, TypeConfig, Vote, decode_payload, decode_vote, encode_payload, encode_vote,
+    log_id, position,
 };
 
 /// What one limited read of the log gives at most, though always one entry.
@@ -38,6 +40,7 @@ pub(super) struct LogStore {
     cache: TailCache,
     marks: Arc<Mutex<Marks>>,
     own_vote: OwnVote,
+    door: Door,
     /// The first entry that was found damaged.
     damage: Arc<OnceLock<String>>,
 }
@@ -71,12 +74,17 @@ impl LogStore {
         }
         cache.durable(journal, marks.last.map_or(0, |id| position(&id).index));
         let (marks, own_vote, damage) = (Arc::new(Mutex::new(marks)), OwnVote::default(), Arc::default());
-        Ok(LogStore { journal, replica, wal, cache, marks, own_vote, damage })
+        Ok(LogStore { journal, replica, wal, cache, marks, own_vote, door: Door::default(), damage })
     }
 
     /// What a leader waits for before it sends anything.
     pub(super) fn own_vote(&self) -> OwnVote {
         self.own_vote.clone()
+    }
+
+    /// What opens for an entry that Raft gives to this log.
+    pub(super) fn door(&self) -> Door {
+        self.door.clone()
     }
 
     /// What was found damaged, if anything was read that is not what was written.
@@ -257,6 +265,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let bytes = payload.iter().map(|chunk| chunk.len() as u64).sum();
             let at = position(&entry.log_id);
             last = Some(entry.log_id);
+            if let RaftPayload::Normal(data) = &entry.payload {
+                self.door.pass(&data.0);
+            }
             self.cache.insert(self.journal, at.index, entry, bytes);
             writes.push(Write::Entry { journal: self.journal, at, payload: payload.into() });
         }

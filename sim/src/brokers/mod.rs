@@ -338,14 +338,28 @@ impl Run {
         self.drain_leaving().await;
         self.read_all(Source::Anywhere).await?;
         self.tiered().await?;
+        while let Err(problem) = self.drop_local_copies().await {
+            // Damage of a volume is found by whoever reads it, which may be as late as now.
+            let Some(rotten) = self.rotten.first().copied().filter(|_| problem.contains("is damaged")) else {
+                return Err(problem);
+            };
+            self.cluster.crash(rotten, false);
+            self.give_up(rotten, &problem);
+            self.heal().await?;
+            self.tiered().await?;
+        }
+        self.read_all(Source::Tier).await?;
+        self.look.look(&self.cluster)?;
+        self.tend()
+    }
+
+    async fn drop_local_copies(&self) -> Result<(), String> {
         for broker in self.cluster.open_brokers() {
             if let Some(hub) = self.cluster.hub(broker) {
                 hub.drop_local_copies().await.map_err(|error| format!("broker {broker} can't drop local copies: {error}"))?;
             }
         }
-        self.read_all(Source::Tier).await?;
-        self.look.look(&self.cluster)?;
-        self.tend()
+        Ok(())
     }
 
     async fn read_all(&self, source: Source) -> Result<(), String> {

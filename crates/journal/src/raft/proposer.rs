@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use openraft::async_runtime::WatchReceiver;
+use openraft::async_runtime::{OneshotSender, WatchReceiver};
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
+use openraft::type_config::TypeConfigExt;
 use openraft::{Raft, ReadPolicy, ServerState};
 use tidegate_env::Env;
 use tidegate_model::{JournalId, TimestampMs};
@@ -39,6 +40,8 @@ fn worth(flying: usize) -> usize {
 const RETRIES: u32 = 12;
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+const RAFT_STOPPED: &str = "Raft has stopped";
 
 type Answer = openraft::type_config::alias::OneshotReceiverOf<TypeConfig, ClientWriteResult<TypeConfig>>;
 
@@ -157,9 +160,15 @@ impl Proposer {
         tokio::select! {
             biased;
             Ok(()) = passed => Ok(Entered::Yes(answer)),
-            early = &mut answer => match verdict(early.ok())? {
-                Verdict::Refused { leader } => Ok(Entered::No { leader }),
-                Verdict::Applied(_) | Verdict::Discarded { .. } => Err("Raft answered for an entry that it never put into the log".into()),
+            early = &mut answer => match early {
+                Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Ok(Entered::No { leader: forward.leader_id }),
+                // It has passed and was answered since the line above looked.
+                Ok(done) => {
+                    let (sender, known) = TypeConfig::oneshot();
+                    let _receiver_is_here = sender.send(done);
+                    Ok(Entered::Yes(known))
+                }
+                Err(_) => Err(RAFT_STOPPED.into()),
             },
         }
     }
@@ -260,7 +269,7 @@ fn verdict(answer: Option<ClientWriteResult<TypeConfig>>) -> Result<Verdict, Arc
         Some(Err(ClientWriteError::ForwardToLeader(forward))) => Ok(Verdict::Refused { leader: forward.leader_id }),
         Some(Err(ClientWriteError::LogEntryDiscarded(forward))) => Ok(Verdict::Discarded { leader: forward.leader_id }),
         Some(Err(other)) => Err(other.to_string().into()),
-        None => Err("Raft has stopped".into()),
+        None => Err(RAFT_STOPPED.into()),
     }
 }
 

@@ -21,6 +21,8 @@ use super::types::TypeConfig;
 
 /// A leader relies on its lease for so many beats: less than the six for which its followers let nobody else lead.
 const LEASE_BEATS: u64 = 5;
+/// How often a change of voters is begun by a leader whose lease runs out meanwhile.
+const CHANGE_TRIES: u32 = 3;
 
 /// The members of a journal, as this replica knows them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -153,9 +155,18 @@ impl Journal {
     /// # Errors
     /// [`MemberError`].
     pub async fn change_voters(&self, voters: BTreeSet<u64>, former: FormerVoters) -> Result<(), MemberError> {
-        self.renewed().await;
-        let changed = self.raft().change_membership(voters, former == FormerVoters::Learn).await;
-        changed.map(drop).map_err(|error| self.member_error(error))
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            self.renewed().await;
+            let changed = self.raft().change_membership(voters.clone(), former == FormerVoters::Learn).await;
+            let Err(error) = changed.map_err(|error| self.member_error(error)) else { return Ok(()) };
+            // It takes two entries, and the lease may run out between them: a majority of the new voters may be slower to answer.
+            let lacked_lease = matches!(error, MemberError::NotLeader { leader: None, .. }) && self.leadership().borrow().is_self;
+            if !lacked_lease || tries == CHANGE_TRIES {
+                return Err(error);
+            }
+        }
     }
 
     /// Removes a learner.

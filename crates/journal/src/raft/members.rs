@@ -11,8 +11,6 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::{EmptyNode, Raft, ReadPolicy, ServerState};
 
-use tidegate_model::JournalId;
-
 use super::error::MemberError;
 use super::journal::Journal;
 use super::leadership::known_leader;
@@ -109,15 +107,11 @@ impl Journal {
         others.map(|(id, matched)| (*id, Progress { matched: matched.as_ref().map_or(0, |at| at.index + 1), last })).collect()
     }
 
-    /// Adds a replica that follows without voting; nothing happens if it is a member already. Durable on return. It is sent the state and what the log
-    /// holds above it, from which goes first what the object store has.
+    /// Adds a replica that follows without voting; nothing happens if it is a member already. Durable on return.
     ///
     /// # Errors
     /// [`MemberError`].
     pub async fn add_learner(&self, replica: u64) -> Result<(), MemberError> {
-        if self.id() != JournalId::CATALOG && self.leadership().borrow().is_self && !self.members().has(replica) {
-            self.shed().await;
-        }
         self.renewed().await;
         let added = self.raft().add_learner(replica, EmptyNode::new(), false).await;
         added.map(drop).map_err(|error| self.member_error(error))

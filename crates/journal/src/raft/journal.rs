@@ -17,9 +17,9 @@ use tidegate_model::{JournalId, Offset, TopicPartition};
 use tidegate_wal::{Class, JournalLog, Wal};
 use tokio::sync::Semaphore;
 
+use super::append_signal::AppendSignal;
 use super::cache::TailCache;
 use super::checkpoint::{CheckpointInfo, Checkpoints, Core};
-use super::door::Door;
 use super::error::{JournalError, StartError};
 use super::leadership::{Handing, Leadership, died, end, follow};
 use super::machine::{Machine, View};
@@ -151,7 +151,7 @@ impl Journal {
         let view = Arc::new(View::new(id, core, settings.checkpoint_bytes));
         let checkpoints = Arc::new(checkpoints);
         let machine = Machine { view: view.clone(), cache: parts.cache.clone(), checkpoints: checkpoints.clone() };
-        let (replica, own_vote, door) = (settings.replica, store.own_vote(), store.door());
+        let (replica, own_vote, append_signal) = (settings.replica, store.own_vote(), store.append_signal());
         let network = Network { journal: id, replica, own_vote, links: parts.links.clone(), env: parts.env.clone() };
         let seed = parts.env.random.next_u64();
         let raft = Runtime::scope(seed, Raft::new(settings.replica, config(&settings), network, store, machine))
@@ -181,7 +181,7 @@ impl Journal {
             settings,
             parts,
         });
-        inner.clone().spawn_proposer(time, door);
+        inner.clone().spawn_proposer(time, append_signal);
         inner.spawn_watch_of_failures();
         inner.clone().spawn_checkpointer();
         let journal = Journal { inner };
@@ -467,7 +467,7 @@ impl Journal {
 }
 
 impl Inner {
-    fn spawn_proposer(self: Arc<Self>, time: tidegate_model::TimestampMs, door: Door) {
+    fn spawn_proposer(self: Arc<Self>, time: tidegate_model::TimestampMs, append_signal: AppendSignal) {
         let proposer = Proposer {
             journal: self.id,
             raft: self.raft.clone(),
@@ -476,7 +476,7 @@ impl Inner {
             env: self.parts.env.clone(),
             links: self.parts.links.clone(),
             view: self.view.clone(),
-            door,
+            append_signal,
             time,
             in_flight: VecDeque::new(),
             again: Arc::clone(&self.again),

@@ -35,12 +35,6 @@ pub struct Members {
     pub index: u64,
 }
 
-impl Members {
-    fn has(&self, replica: u64) -> bool {
-        self.voters.contains(&replica) || self.learners.contains(&replica)
-    }
-}
-
 /// How far another replica is, as the leader knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
@@ -134,7 +128,7 @@ impl Journal {
             match self.progress().into_iter().find(|(id, _)| *id == replica) {
                 Some((_, progress)) if progress.matched + within >= progress.last => return Ok(()),
                 Some(_) => {}
-                None if self.members().has(replica) => {}
+                None if self.members().learners.contains(&replica) || self.members().voters.contains(&replica) => {}
                 None => return Err(MemberError::Unknown { journal: self.id(), replica }),
             }
             if metrics.changed().await.is_err() {

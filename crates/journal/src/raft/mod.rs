@@ -6,10 +6,10 @@
 //! The way of a unit: [`Journal::submit`] (byte permit, room in the WAL) -> queue -> proposer (gathers units into an entry) -> Raft ->
 //! log store -> WAL thread (fsync) -> state machine (applies, wakes readers) -> proposer (answers in order).
 
+mod append_signal;
 mod cache;
 mod checkpoint;
 mod detector;
-mod door;
 mod error;
 mod forget;
 mod journal;

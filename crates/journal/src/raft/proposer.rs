@@ -17,7 +17,7 @@ use openraft::{Raft, ReadPolicy, ServerState};
 use tidegate_env::Env;
 use tidegate_model::{JournalId, TimestampMs};
 
-use super::door::Door;
+use super::append_signal::AppendSignal;
 use super::error::JournalError;
 use super::machine::{Machine, View};
 use super::members::leased_term;
@@ -54,7 +54,7 @@ pub(super) struct Proposer {
     pub(super) links: Links,
     pub(super) view: Arc<View>,
     /// Of the log store that Raft writes to.
-    pub(super) door: Door,
+    pub(super) append_signal: AppendSignal,
     /// The time of the last entry; entry time never falls, whatever the clock does.
     pub(super) time: TimestampMs,
     pub(super) in_flight: VecDeque<InFlight>,
@@ -155,14 +155,14 @@ impl Proposer {
 
     /// Gives Raft an entry, and waits until it is in the log or refused. The next one is given only then: it must not get in before this one.
     async fn enter(&self, payload: &Arc<EntryPayload>) -> Result<Entered, Arc<str>> {
-        let passed = self.door.await_passing(payload);
+        let appended = self.append_signal.watch_for(payload);
         let mut answer = self.hand_over(payload).await?;
         tokio::select! {
             biased;
-            Ok(()) = passed => Ok(Entered::Yes(answer)),
+            Ok(()) = appended => Ok(Entered::Yes(answer)),
             early = &mut answer => match early {
                 Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Ok(Entered::No { leader: forward.leader_id }),
-                // It has passed and was answered since the line above looked.
+                // It was appended and answered since the line above looked.
                 Ok(done) => {
                     let (sender, known) = TypeConfig::oneshot();
                     let _receiver_is_here = sender.send(done);

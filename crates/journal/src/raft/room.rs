@@ -70,24 +70,6 @@ impl Journal {
         })
     }
 
-    /// Takes a checkpoint; says up to which entry the log may go then, if this replica leads and has not released so much yet.
-    ///
-    /// The log is purged up to the older of two checkpoints. Where nothing is written, a second one would cover the same as the first: the entry
-    /// that lets go of the tail ([`Operation::Release`](crate::entry::Operation::Release), which the caller proposes) makes the difference.
-    ///
-    /// # Errors
-    /// As of [`Journal::checkpoint`].
-    pub async fn checkpoint_to_release(&self) -> std::io::Result<Option<u64>> {
-        let Some(taken) = self.checkpoint().await? else { return Ok(None) };
-        if !self.leadership().borrow().is_self {
-            return Ok(None);
-        }
-        Ok(self.read_state(|state| {
-            let upto = taken.index.min(state.releasable());
-            state.first_retained().is_some_and(|first| first <= upto).then_some(upto)
-        }))
-    }
-
     /// Room in this broker's log for entries of a leader, to be held until they are written; or why there is none, of which leaders hear. What is on its
     /// way to the disk counts, and what frees logs finds room where data does not. The catalog's entries are taken always: they are small, and all
     /// brokers need them.

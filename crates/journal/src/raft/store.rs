@@ -17,8 +17,8 @@ use tidegate_model::JournalId;
 use tidegate_wal::{JournalLog, ReadError, Wal, Write};
 use tokio::sync::oneshot;
 
+use super::append_signal::AppendSignal;
 use super::cache::TailCache;
-use super::door::Door;
 use super::own_vote::OwnVote;
 use super::types::{
     CodecError, LogId, RaftEntry, RaftPayload, TypeConfig, Vote, decode_payload, decode_vote, encode_payload, encode_vote,
@@ -40,7 +40,7 @@ pub(super) struct LogStore {
     cache: TailCache,
     marks: Arc<Mutex<Marks>>,
     own_vote: OwnVote,
-    door: Door,
+    append_signal: AppendSignal,
     /// The first entry that was found damaged.
     damage: Arc<OnceLock<String>>,
 }
@@ -74,7 +74,7 @@ impl LogStore {
         }
         cache.durable(journal, marks.last.map_or(0, |id| position(&id).index));
         let (marks, own_vote, damage) = (Arc::new(Mutex::new(marks)), OwnVote::default(), Arc::default());
-        Ok(LogStore { journal, replica, wal, cache, marks, own_vote, door: Door::default(), damage })
+        Ok(LogStore { journal, replica, wal, cache, marks, own_vote, append_signal: AppendSignal::default(), damage })
     }
 
     /// What a leader waits for before it sends anything.
@@ -82,9 +82,9 @@ impl LogStore {
         self.own_vote.clone()
     }
 
-    /// What opens for an entry that Raft gives to this log.
-    pub(super) fn door(&self) -> Door {
-        self.door.clone()
+    /// What tells of each entry that Raft gives to this log.
+    pub(super) fn append_signal(&self) -> AppendSignal {
+        self.append_signal.clone()
     }
 
     /// What was found damaged, if anything was read that is not what was written.
@@ -266,7 +266,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let at = position(&entry.log_id);
             last = Some(entry.log_id);
             if let RaftPayload::Normal(data) = &entry.payload {
-                self.door.pass(&data.0);
+                self.append_signal.signal(&data.0);
             }
             self.cache.insert(self.journal, at.index, entry, bytes);
             writes.push(Write::Entry { journal: self.journal, at, payload: payload.into() });

@@ -7,6 +7,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use futures::stream::{self, Stream};
@@ -40,6 +41,8 @@ pub(super) struct LogStore {
     cache: TailCache,
     marks: Arc<Mutex<Marks>>,
     own_vote: OwnVote,
+    /// How many appends are on their way to the disk.
+    unsynced: Arc<AtomicUsize>,
     append_signal: AppendSignal,
     /// The first entry that was found damaged.
     damage: Arc<OnceLock<String>>,
@@ -73,8 +76,9 @@ impl LogStore {
             marks.last = log.last.and_then(log_id).max(marks.purged);
         }
         cache.durable(journal, marks.last.map_or(0, |id| position(&id).index));
-        let (marks, own_vote, damage) = (Arc::new(Mutex::new(marks)), OwnVote::default(), Arc::default());
-        Ok(LogStore { journal, replica, wal, cache, marks, own_vote, append_signal: AppendSignal::default(), damage })
+        let (marks, own_vote, append_signal) = (Arc::new(Mutex::new(marks)), OwnVote::default(), AppendSignal::default());
+        let (unsynced, damage) = (Arc::default(), Arc::default());
+        Ok(LogStore { journal, replica, wal, cache, marks, own_vote, unsynced, append_signal, damage })
     }
 
     /// What a leader waits for before it sends anything.
@@ -230,6 +234,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         if !vote.committed && vote.leader_id.voted_for == self.replica {
             let (own, number) = (self.own_vote.clone(), self.own_vote.begin());
             self.wal.submit(vec![write], Some(Box::new(move |written| own.end(number, written.is_ok()))));
+            // Raft takes all that it gave to the log before a vote as durable once the vote is saved, and would answer an older leader that those entries are.
+            if self.unsynced.load(Ordering::Acquire) > 0 {
+                self.own_vote.settled().await?;
+            }
         } else {
             self.write(write).await?;
         }
@@ -282,12 +290,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             flushed.io_completed(Ok(()));
             return Ok(());
         }
-        let (cache, journal) = (self.cache.clone(), self.journal);
+        let (cache, journal, unsynced) = (self.cache.clone(), self.journal, self.unsynced.clone());
+        unsynced.fetch_add(1, Ordering::AcqRel);
         let done = move |written: Result<(), _>| {
             if written.is_ok() {
                 cache.durable(journal, last.index + 1);
             }
             flushed.io_completed(written.map_err(io::Error::other));
+            unsynced.fetch_sub(1, Ordering::AcqRel);
         };
         self.wal.submit(writes, Some(Box::new(done)));
         Ok(())

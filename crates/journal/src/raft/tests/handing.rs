@@ -3,8 +3,15 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::type_config::TypeConfigExt;
+use tidegate_env::intercepted::{InterceptedDisk, SlowSyncs};
+
 use super::cluster::{Cluster, PATIENCE, eventually};
 use super::*;
+use crate::raft::store::LogStore;
+use crate::raft::types::{LogId, RaftEntry, RaftPayload, TypeConfig, Vote};
 
 const THREE: [u64; 3] = [1, 2, 3];
 /// Far longer than all else that a hand-over does.
@@ -74,4 +81,27 @@ fn nobody_hears_of_a_leader_whose_own_vote_is_not_durable() {
         assert!(!cluster.journal(other).takes_units_soon(PATIENCE * 2).await);
         assert!(begun.elapsed() < PATIENCE, "nobody waits at one that is not to lead");
     });
+}
+
+/// Raft takes a saved vote as word that all it gave to the log before is durable.
+#[tokio::test]
+async fn a_vote_for_oneself_is_not_saved_before_the_entries_that_came_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut env = Env::real();
+    let sync = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    env.disk = std::sync::Arc::new(InterceptedDisk { disk: env.disk, by: SlowSyncs(sync.clone()) });
+    let (wal, _) = open_log(folder.path(), &env).await;
+    let mut store = LogStore::new(ID, 11, wal.clone(), TailCache::new(1 << 20), None).unwrap();
+    sync.store(SLOW.as_millis() as u64, Ordering::Relaxed);
+    let vote = |term| Vote::new(term, 11);
+    let begun = Instant::now();
+    store.save_vote(&vote(2)).await.unwrap();
+    assert!(begun.elapsed() < SLOW, "nothing waits for a vote with nothing before it");
+    let (flushed, mut is_flushed) = TypeConfig::oneshot();
+    let entry = RaftEntry { log_id: LogId::new_term_index(2, 0), payload: RaftPayload::Blank };
+    store.append([entry], IOFlushed::signal(flushed)).await.unwrap();
+    assert!((&mut is_flushed).now_or_never().is_none(), "the disk is slow");
+    store.save_vote(&vote(3)).await.unwrap();
+    is_flushed.now_or_never().unwrap().unwrap().unwrap();
+    wal.close().await;
 }

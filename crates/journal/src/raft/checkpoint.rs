@@ -184,15 +184,18 @@ impl Checkpoints {
     }
 
     /// Writes a checkpoint durably and removes those that are no longer needed: all but the last two and the one that [`Checkpoints::at_or_below`]
-    /// gives.
+    /// gives. One that is overtaken by a newer one on its way to the disk is not needed: it may stand for a time before what a leader sent since.
     pub(super) async fn write(&self, encoded: Encoded, releasable: u64) -> io::Result<CheckpointInfo> {
         let info = CheckpointInfo { index: encoded.kept.index(), bytes: encoded.bytes.len() as u64 };
         let (disk, path) = (self.env.disk.clone(), self.path(info.index));
         self.env.run_blocking(move || disk.write_atomically(&path, &encoded.bytes)).await?;
         let superfluous = {
             let mut kept = self.kept.lock();
-            kept.retain(|old| old.index() < info.index);
-            kept.push(encoded.kept);
+            let place = kept.partition_point(|other| other.index() < info.index);
+            match kept.get_mut(place) {
+                Some(same) if same.index() == info.index => *same = encoded.kept,
+                _ => kept.insert(place, encoded.kept),
+            }
             let floor = kept.len().saturating_sub(2);
             let needed = self.chosen(&kept, releasable);
             let mut place = 0;
@@ -375,6 +378,26 @@ mod tests {
         checkpoints.write(at(300), 100).await.unwrap();
         assert_eq!(checkpoints.at_or_below(100).map(|kept| kept.index()), Some(169));
         assert_eq!(checkpoints.at_or_below(260).map(|kept| kept.index()), Some(250));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_checkpoint_that_was_overtaken_takes_no_newer_ones_place() {
+        let (env, _handle) = Env::simulated(1);
+        let (checkpoints, _) = Checkpoints::open(JournalId(1), PathBuf::from("/checkpoints"), &env).await.unwrap();
+        let at = |index| {
+            let applied = log_id(Position { term: 1, leader: 0, index });
+            encode(JournalId(1), &Core { applied, ..Core::empty() }).unwrap()
+        };
+        checkpoints.write(at(74), 88).await.unwrap();
+        checkpoints.write(at(403).received(), u64::MAX).await.unwrap();
+        checkpoints.purged_to(403);
+        // It was begun before the leader's snapshot came.
+        checkpoints.write(at(160), 402).await.unwrap();
+        assert!(checkpoints.newest_was_received());
+        for index in [424, 436, 451] {
+            checkpoints.write(at(index), 420).await.unwrap();
+        }
+        assert_eq!(checkpoints.at_or_below(420).map(|kept| kept.index()), Some(403), "what 424 hides is in the log alone");
     }
 
     #[tokio::test(start_paused = true)]

@@ -62,17 +62,8 @@ impl Tierer {
         if !self.purged.lock().is_worth_another(journal.applied().borrow().index) {
             return Ok(());
         }
-        let taken = journal.checkpoint().await;
-        let taken = taken.map_err(|error| TierError::Wrong(format!("no checkpoint could be taken: {error}")))?;
-        let Some(covered) = taken.map(|taken| taken.index).filter(|_| journal.leadership().borrow().is_self) else {
-            return Ok(());
-        };
-        // The log is purged up to the older of two checkpoints. Where nothing is written, a second one would cover the same as this one: the entry that
-        // lets go of the tail makes the difference.
-        let upto = journal.read_state(|state| {
-            let upto = covered.min(state.releasable());
-            state.first_retained().is_some_and(|first| first <= upto).then_some(upto)
-        });
+        let upto = journal.checkpoint_to_release().await;
+        let upto = upto.map_err(|error| TierError::Wrong(format!("no checkpoint could be taken: {error}")))?;
         match upto {
             Some(upto) => self.propose(Operation::Release { upto }).await.map(drop).map_err(TierError::from),
             None => Ok(()),

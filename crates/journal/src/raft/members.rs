@@ -11,6 +11,8 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::{EmptyNode, Raft, ReadPolicy, ServerState};
 
+use tidegate_model::JournalId;
+
 use super::error::MemberError;
 use super::journal::Journal;
 use super::leadership::known_leader;
@@ -33,6 +35,12 @@ pub struct Members {
     pub changing: bool,
     /// Index of the entry that said so.
     pub index: u64,
+}
+
+impl Members {
+    fn has(&self, replica: u64) -> bool {
+        self.voters.contains(&replica) || self.learners.contains(&replica)
+    }
 }
 
 /// How far another replica is, as the leader knows it.
@@ -101,11 +109,15 @@ impl Journal {
         others.map(|(id, matched)| (*id, Progress { matched: matched.as_ref().map_or(0, |at| at.index + 1), last })).collect()
     }
 
-    /// Adds a replica that follows without voting; nothing happens if it is a member already. Durable on return.
+    /// Adds a replica that follows without voting; nothing happens if it is a member already. Durable on return. It is sent the state and what the log
+    /// holds above it, from which goes first what the object store has.
     ///
     /// # Errors
     /// [`MemberError`].
     pub async fn add_learner(&self, replica: u64) -> Result<(), MemberError> {
+        if self.id() != JournalId::CATALOG && self.leadership().borrow().is_self && !self.members().has(replica) {
+            self.shed().await;
+        }
         self.renewed().await;
         let added = self.raft().add_learner(replica, EmptyNode::new(), false).await;
         added.map(drop).map_err(|error| self.member_error(error))
@@ -128,7 +140,7 @@ impl Journal {
             match self.progress().into_iter().find(|(id, _)| *id == replica) {
                 Some((_, progress)) if progress.matched + within >= progress.last => return Ok(()),
                 Some(_) => {}
-                None if self.members().learners.contains(&replica) || self.members().voters.contains(&replica) => {}
+                None if self.members().has(replica) => {}
                 None => return Err(MemberError::Unknown { journal: self.id(), replica }),
             }
             if metrics.changed().await.is_err() {

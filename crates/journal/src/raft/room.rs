@@ -13,12 +13,14 @@ use super::error::JournalError;
 use super::journal::Journal;
 use super::queue::class;
 use super::types::{RaftEntry, RaftPayload};
-use crate::entry::{EntryPayload, Piece};
+use crate::entry::{EntryPayload, Operation, Piece, Unit};
 
 /// How long an append waits for a voter's room before it is refused.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks: beats come no faster.
 const LOOK: Duration = Duration::from_millis(50);
+/// Fewer tiered entries than these are sent to a new replica: two checkpoints would cost more.
+const WORTH_SHEDDING: u64 = 16;
 /// When a refused append may be tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -68,6 +70,46 @@ impl Journal {
             // Only a leader releases; others purge what was released.
             first < if leads { state.releasable() } else { released }
         })
+    }
+
+    /// Takes a checkpoint; says up to which entry the log may go then, if this replica leads and has not released so much yet.
+    ///
+    /// The log is purged up to the older of two checkpoints. Where nothing is written, a second one would cover the same as the first: the entry
+    /// that lets go of the tail ([`Operation::Release`], which the caller proposes) makes the difference.
+    ///
+    /// # Errors
+    /// As of [`Journal::checkpoint`].
+    pub async fn checkpoint_to_release(&self) -> std::io::Result<Option<u64>> {
+        let Some(taken) = self.checkpoint().await? else { return Ok(None) };
+        if !self.leadership().borrow().is_self {
+            return Ok(None);
+        }
+        Ok(self.read_state(|state| {
+            let upto = taken.index.min(state.releasable());
+            state.first_retained().is_some_and(|first| first <= upto).then_some(upto)
+        }))
+    }
+
+    /// Purges what the object store has as well before a new replica is made, which is sent all that the log holds: the state and what only the log
+    /// has are enough. What cannot be purged is sent.
+    pub(super) async fn shed(&self) {
+        for _ in 0..2 {
+            let tiered = self.read_state(|state| state.releasable().saturating_sub(self.first_in_log()));
+            if tiered < WORTH_SHEDDING || !self.may_purge() {
+                return;
+            }
+            let released = match self.checkpoint_to_release().await {
+                Ok(Some(upto)) => {
+                    self.propose(Unit::of(Operation::Release { upto })).await.map(drop).map_err(|error| error.to_string())
+                }
+                Ok(None) => Ok(()),
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(error) = released {
+                tracing::info!(journal = self.id().0, %error, "the log could not be purged: a new replica is sent more of it");
+                return;
+            }
+        }
     }
 
     /// Room in this broker's log for entries of a leader, to be held until they are written; or why there is none, of which leaders hear. What is on its

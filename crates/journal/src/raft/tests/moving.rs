@@ -115,6 +115,31 @@ fn a_learner_far_behind_gets_a_snapshot_that_hides_nothing_and_a_restart_goes_on
 }
 
 #[test]
+fn a_new_replica_is_sent_the_state_and_the_tail_instead_of_all_that_the_log_still_holds() {
+    on_threads(async {
+        let mut cluster = Cluster::of(&[1], 17).await;
+        cluster.leader().await;
+        cluster.propose(open(0)).await;
+        for number in 0..200 {
+            cluster.propose(append(0, &number.to_string())).await;
+        }
+        tier(cluster.journal(1), 0, 200).await;
+        assert_eq!(cluster.replicas[&1].wal.first_index(ID), 1, "nobody asked for room, so the log holds everything");
+
+        cluster.start(2, Beginning::Join).await.unwrap();
+        cluster.journal(1).add_learner(2).await.unwrap();
+        cluster.journal(1).caught_up(2, 0).await.unwrap();
+        let first = cluster.replicas[&2].wal.first_index(ID);
+        assert!(first > 200, "it was sent what is tiered, from entry {first} on");
+        cluster.journal(1).change_voters(BTreeSet::from([1, 2]), FormerVoters::Leave).await.unwrap();
+        cluster.propose(append(0, "200")).await;
+        assert_eq!(cluster.values(0).await, ["200"]);
+        let end = cluster.journal(2).read_state(|state| state.partition(at(0)).unwrap().high_watermark());
+        assert_eq!(end, Offset(201));
+    });
+}
+
+#[test]
 fn leadership_moves_under_writes_without_losing_or_doubling_any() {
     on_threads(async {
         let cluster = Cluster::of(&THREE, 13).await;

@@ -11,6 +11,7 @@ use tidegate_broker::settings::{BrokerSettings, ListenerSettings, ObjectStoreSet
 use tidegate_broker::{RunningBroker, serve};
 use tidegate_env::Env;
 use tidegate_model::batch::batches;
+use tidegate_model::{ProducerEpoch, ProducerId, Sequence};
 use tidegate_proto::errors::{Failure, Reason};
 use tidegate_proto::operator::v1 as operator;
 use tidegate_proto::operator::v1::operator_service_client::OperatorServiceClient;
@@ -138,6 +139,41 @@ async fn a_produce_stream_acknowledges_in_order_and_a_bad_frame_does_not_end_it(
     for (header, range) in &headers {
         tidegate_model::batch::verify_crc(&data.batches[range.clone()]).unwrap();
         assert!(header.leader_epoch.0 >= 0);
+    }
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frame_that_asks_for_no_acknowledgement_is_stored_and_gets_none_unless_it_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (broker, channel) = start(broker_settings(directory.path())).await;
+    create_topic(&channel, "events", 2).await;
+    let mut frames: Vec<_> = (0..300u64).map(|n| frame(n, (n % 2) as i32, batch(&[&n.to_string()], &[1]).into_bytes())).collect();
+    let idempotent = batch(&["x"], &[1]).with_producer(ProducerId(5), ProducerEpoch(0), Sequence(0));
+    frames.push(frame(1000, 0, idempotent.into_bytes()));
+    frames.push(frame(1001, 7, batch(&["x"], &[1]).into_bytes()));
+    frames.iter_mut().for_each(|frame| frame.no_acknowledgement = true);
+    frames[100].no_acknowledgement = false;
+    let answers = ProducerServiceClient::new(channel.clone()).produce_stream(tokio_stream::iter(frames)).await.unwrap();
+    let mut answers = answers.into_inner();
+    let mut acks = Vec::new();
+    while let Some(answer) = answers.message().await.unwrap() {
+        acks.extend(answer.acks);
+    }
+    acks.sort_by_key(|ack| ack.request_id);
+    let told: Vec<_> =
+        acks.iter().map(|ack| (ack.request_id, ack.base_offset, ack.error.as_ref().map(v1::Error::reason))).collect();
+    let refused = [Some(v1::ErrorReason::InvalidArgument), Some(v1::ErrorReason::UnknownPartition)];
+    assert_eq!(told, [(100, 50, None), (1000, -1, refused[0]), (1001, -1, refused[1])]);
+    let why = acks[1].error.as_ref().unwrap();
+    assert!(why.message.contains("no_acknowledgement"), "{why:?}");
+    // The stream ends after all that came on it is durable.
+    for partition in 0..2 {
+        let fetched = ConsumerServiceClient::new(channel.clone()).fetch(fetch(partition, 0, v1::RecordFormat::Records)).await;
+        let values: Vec<_> =
+            fetched.unwrap().into_inner().partitions.remove(0).records.into_iter().map(|r| r.value.unwrap()).collect();
+        let expected: Vec<_> = (0..300u64).filter(|n| n % 2 == partition as u64).map(|n| n.to_string()).collect();
+        assert_eq!(values, expected);
     }
     broker.shutdown().await;
 }

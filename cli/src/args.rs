@@ -354,6 +354,9 @@ pub(crate) struct ProduceArgs {
     /// Compression of the batches sent.
     #[arg(long, value_enum, default_value_t = CompressionArg::None)]
     pub(crate) compression: CompressionArg,
+    /// Ask for no acknowledgements: what a broken connection or a broker that ends still had is lost without a word.
+    #[arg(long)]
+    pub(crate) no_ack: bool,
 }
 
 /// How consumed events look.

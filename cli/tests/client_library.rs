@@ -97,6 +97,44 @@ async fn records_without_a_key_fill_a_batch_of_one_partition_after_another() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sent_without_acknowledgement_is_there_when_the_producer_has_closed() {
+    const RECORDS: usize = 20_000;
+    let (_folder, hub, client) = start().await;
+    client.admin().create_topic(new_topic("t", 2)).await.unwrap();
+    let builder = client.producer().acknowledged(false);
+    assert!(builder.clone().build().unwrap_err().to_string().contains("`acknowledged`"), "sequences need acknowledgements");
+    let producer = builder.idempotent(false).batch_bytes(1024).build().unwrap();
+    let mut last = None;
+    for number in 0..RECORDS {
+        let record = Record::new("t").partition((number % 2) as i32).value(number.to_string());
+        last = Some(producer.send(record).await.unwrap());
+    }
+    producer.flush().await.unwrap();
+    assert_eq!(last.unwrap().wait().await.unwrap().offset, -1, "nobody says where it stands");
+    producer.close().await.unwrap();
+    assert_eq!((producer.refused_batches(), producer.buffered_bytes()), (0, 0));
+    let read = read_all(&client, "t").await;
+    for partition in 0..2usize {
+        let values = read[&(partition as i32)].iter().map(|record| record.value.clone().unwrap());
+        assert!(values.eq((partition..RECORDS).step_by(2).map(|number| number.to_string())), "all of {partition}, in order");
+    }
+
+    // What the hub refuses is counted, and what it cannot be asked any more is told by closing.
+    let producer = client.producer().idempotent(false).acknowledged(false).build().unwrap();
+    producer.send(Record::new("t").partition(0).value("one")).await.unwrap().wait().await.unwrap();
+    client.admin().delete_topic(v1::DeleteTopicRequest { name: "t".to_owned(), ..Default::default() }).await.unwrap();
+    producer.send(Record::new("t").partition(0).value("two")).await.unwrap().wait().await.unwrap();
+    producer.close().await.unwrap();
+    assert_eq!(producer.refused_batches(), 1);
+    client.admin().create_topic(new_topic("u", 1)).await.unwrap();
+    let producer = client.producer().idempotent(false).acknowledged(false).build().unwrap();
+    producer.send(Record::new("u").value("one")).await.unwrap().wait().await.unwrap();
+    tokio::task::spawn_blocking(move || drop(hub)).await.unwrap();
+    let closed = producer.close().await;
+    assert!(closed.is_err(), "{closed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_waits_for_its_linger_and_no_longer() {
     let (_folder, _hub, client) = start().await;
     client.admin().create_topic(new_topic("t", 1)).await.unwrap();

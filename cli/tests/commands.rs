@@ -85,6 +85,20 @@ fn events_are_consumed_from_and_until_where_asked() {
 }
 
 #[test]
+fn events_sent_without_acknowledgement_are_counted_as_sent() {
+    let (folder, hub) = hub();
+    hub.run(&["topic", "create", "t"]);
+    let input = folder.path().join("input");
+    let lines: String = (0..500).map(|number| format!("{number}\n")).collect();
+    std::fs::write(&input, &lines).unwrap();
+    let said = hub.run(&["produce", "t", "-f", input.to_str().unwrap(), "--no-ack"]);
+    assert_eq!(said, "500 events sent to t, without acknowledgement; batches refused: 0\n");
+    assert_eq!(hub.run(&["consume", "t"]), lines);
+    let said = hub.json(&["produce", "t", "-f", input.to_str().unwrap(), "--no-ack"]);
+    assert_eq!(said, serde_json::json!({"topic": "t", "sent": 500, "refusedBatches": 0}));
+}
+
+#[test]
 fn a_group_goes_on_where_it_committed() {
     let (_folder, hub) = hub();
     hub.run(&["topic", "create", "t"]);

@@ -28,6 +28,8 @@ pub(crate) enum Lane {
 pub(crate) struct Pending<T, R> {
     pub(crate) request_id: u64,
     pub(crate) ticket: Result<T, Error>,
+    /// Nothing is said of it unless it is refused.
+    pub(crate) is_silent: bool,
     /// What is held until the frame is acknowledged.
     pub(crate) _room: R,
 }
@@ -80,7 +82,9 @@ impl<T: Future<Output = Result<Appended, Error>> + Unpin, R> Lanes<T, R> {
                     },
                     Err(error) => Err(error.clone()),
                 };
-                give(first.request_id, outcome);
+                if outcome.is_err() || !first.is_silent {
+                    give(first.request_id, outcome);
+                }
                 queue.pop_front();
                 (given, self.waiting) = (given + 1, self.waiting - 1);
             }
@@ -136,11 +140,14 @@ mod tests {
         for (request_id, lane) in [slow, quick, slow, quick, quick].into_iter().enumerate() {
             let (resolve, ticket) = ticket();
             resolvers.push(Some(resolve));
-            lanes.push(lane, Pending { request_id: request_id as u64, ticket: Ok(ticket), _room: Arc::clone(&room) });
+            lanes.push(
+                lane,
+                Pending { request_id: request_id as u64, ticket: Ok(ticket), is_silent: false, _room: Arc::clone(&room) },
+            );
         }
         let refused = || Err(Error::ShuttingDown);
-        lanes.push(slow, Pending { request_id: 5, ticket: refused(), _room: Arc::clone(&room) });
-        lanes.push(Lane::None, Pending { request_id: 6, ticket: refused(), _room: Arc::clone(&room) });
+        lanes.push(slow, Pending { request_id: 5, ticket: refused(), is_silent: false, _room: Arc::clone(&room) });
+        lanes.push(Lane::None, Pending { request_id: 6, ticket: refused(), is_silent: false, _room: Arc::clone(&room) });
         assert_eq!(
             look(&mut lanes),
             [6],
@@ -166,7 +173,10 @@ mod tests {
     fn one_look_gives_a_bounded_number_and_the_next_the_rest() {
         let mut lanes: Lanes<Ticket, Arc<()>> = Lanes::default();
         for request_id in 0..ACKS as u64 + 10 {
-            lanes.push(Lane::None, Pending { request_id, ticket: Err(Error::ShuttingDown), _room: Arc::default() });
+            lanes.push(
+                Lane::None,
+                Pending { request_id, ticket: Err(Error::ShuttingDown), is_silent: false, _room: Arc::default() },
+            );
         }
         assert_eq!(look(&mut lanes).len(), ACKS);
         assert_eq!(look(&mut lanes).len(), 10);

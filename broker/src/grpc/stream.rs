@@ -1,5 +1,5 @@
 //! `ProduceStream`: pipelined appends. One task for each stream reads frames and hands them to the hub in order; acknowledgements go out
-//! in order for each partition (see [`super::lanes`]), as many in one message as are ready.
+//! in order for each partition (see [`super::lanes`]), as many in one message as are ready. A frame that asks for none gets none, unless it is refused.
 //!
 //! Memory: payload bytes that are read and not acknowledged are held to `limits.max_stream_in_flight_bytes` for the stream and
 //! `limits.max_in_flight_bytes` for the broker; a stream that has no room is not read, and HTTP/2 holds its client back.
@@ -35,6 +35,7 @@ const MESSAGES: usize = 16;
 type Submitted = Pending<AppendTicket, Room>;
 
 /// What the reader tells the acknowledger.
+#[expect(clippy::large_enum_variant, reason = "all but one are frames, and a box for each would cost more")]
 enum Told {
     /// A frame was handed over, or refused.
     Frame(Lane, Submitted),
@@ -130,7 +131,7 @@ async fn read(edge: &Edge, frames: &mut Frames, told: mpsc::Sender<Told>) -> Res
         if now.saturating_sub(arrived) > STALL {
             edge.metrics.stalled("limits.max_in_flight_bytes", now.saturating_sub(arrived), now);
         }
-        let request_id = frame.request_id;
+        let (request_id, is_silent) = (frame.request_id, frame.no_acknowledgement);
         let ticket = match append_of(edge, frame, &mut last) {
             Ok(append) => edge.hub.submit(append).await,
             Err(error) => Err(error),
@@ -141,7 +142,7 @@ async fn read(edge: &Edge, frames: &mut Frames, told: mpsc::Sender<Told>) -> Res
             Err(_) => last.as_ref().and_then(|at| edge.hub.journal_of(at)).map_or(Lane::None, Lane::Journal),
         };
         let room = Room { _stream: stream, _broker: broker };
-        if told.send(Told::Frame(lane, Pending { request_id, ticket, _room: room })).await.is_err() {
+        if told.send(Told::Frame(lane, Pending { request_id, ticket, is_silent, _room: room })).await.is_err() {
             return Ok(());
         }
     }
@@ -172,6 +173,7 @@ fn append_of(edge: &Edge, frame: v1::ProduceStreamRequest, last: &mut Option<Par
         _ => convert::partition(&frame.topic, frame.partition, "topic_uid", &frame.topic_uid, frame.leader_epoch)?,
     };
     *last = Some(at.clone());
+    let is_silent = frame.no_acknowledgement;
     let batches = match frame.payload {
         None => return Err(Error::invalid("payload", "has nothing set: give `records` or `batches`")),
         Some(Payload::Batches(_)) if frame.compression != 0 || frame.sequence.is_some() => {
@@ -183,6 +185,10 @@ fn append_of(edge: &Edge, frame: v1::ProduceStreamRequest, last: &mut Option<Par
             vec![records::build(edge, &at, list.records, &plain)?]
         }
     };
+    if is_silent && batches.iter().any(|batch| batch.header().producer_id.0 >= 0) {
+        let why = "is for records without a producer id and sequence: one that is lost would have all that follow refused";
+        return Err(Error::invalid("no_acknowledgement", why));
+    }
     Ok(Append { at, batches })
 }
 

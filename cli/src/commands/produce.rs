@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use tidegate_client::{Compression, Delivery, Producer, Record};
+use tidegate_client::{Compression, Delivery, Producer, ProducerSettings, Record};
 use tidegate_proto::v1::metadata_service_client::MetadataServiceClient;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -38,22 +38,23 @@ impl From<CompressionArg> for Compression {
     }
 }
 
-/// Appends what is sent to it, holds a rate, and counts what became durable.
+/// Appends what is sent to it, holds a rate, and counts what became durable; without acknowledgements, what was sent.
 struct Sink {
     producer: Producer,
+    acknowledged: bool,
     undecided: VecDeque<Delivery>,
     pace: Option<(Instant, Duration)>,
     sent: u64,
-    durable: u64,
+    decided: u64,
     bar: indicatif::ProgressBar,
 }
 
 impl Sink {
-    async fn connect(connection: &Connection, compression: Compression, rate: Option<f64>, total: Option<u64>) -> Result<Sink> {
+    async fn connect(connection: &Connection, settings: ProducerSettings, rate: Option<f64>, total: Option<u64>) -> Result<Sink> {
         let pace = rate.map(|rate| (Instant::now(), Duration::from_secs_f64(1.0 / rate)));
-        let client = client(connection).await?;
-        let producer = client.producer().compression(compression).build().map_err(client_error)?;
-        Ok(Sink { producer, undecided: VecDeque::new(), pace, sent: 0, durable: 0, bar: progress::events(total) })
+        let acknowledged = settings.acknowledged;
+        let producer = client(connection).await?.producer().settings(settings).build().map_err(client_error)?;
+        Ok(Sink { producer, acknowledged, undecided: VecDeque::new(), pace, sent: 0, decided: 0, bar: progress::events(total) })
     }
 
     async fn send(&mut self, record: Record) -> Result<()> {
@@ -70,8 +71,8 @@ impl Sink {
 
     async fn settle_oldest(&mut self) -> Result<()> {
         if let Some(delivery) = self.undecided.pop_front() {
-            delivery.wait().await.map_err(client_error).with_context(|| format!("event {} was not stored", self.durable + 1))?;
-            self.durable += 1;
+            delivery.wait().await.map_err(client_error).with_context(|| format!("event {} was not stored", self.decided + 1))?;
+            self.decided += 1;
             self.bar.inc(1);
         }
         Ok(())
@@ -84,9 +85,12 @@ impl Sink {
         }
         self.producer.close().await.map_err(client_error)?;
         self.bar.finish_and_clear();
+        let (decided, refused) = (self.decided, self.producer.refused_batches());
         match output {
-            Output::Json => outln!("{:#}", json!({"topic": topic, "stored": self.durable})),
-            Output::Table => outln!("{} events stored in {topic}", self.durable),
+            Output::Json if self.acknowledged => outln!("{:#}", json!({"topic": topic, "stored": decided})),
+            Output::Json => outln!("{:#}", json!({"topic": topic, "sent": decided, "refusedBatches": refused})),
+            Output::Table if self.acknowledged => outln!("{decided} events stored in {topic}"),
+            Output::Table => outln!("{decided} events sent to {topic}, without acknowledgement; batches refused: {refused}"),
         }
         Ok(())
     }
@@ -111,7 +115,13 @@ pub(crate) async fn run(args: ProduceArgs) -> Result<()> {
         Some(path) => Box::new(BufReader::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?)),
     };
     let partition = known_partition(&args.connection, &args.topic, args.partition).await?;
-    let mut sink = Sink::connect(&args.connection, args.compression.into(), args.rate, None).await?;
+    let settings = ProducerSettings {
+        compression: args.compression.into(),
+        idempotent: !args.no_ack,
+        acknowledged: !args.no_ack,
+        ..ProducerSettings::default()
+    };
+    let mut sink = Sink::connect(&args.connection, settings, args.rate, None).await?;
     let mut events = read_ahead(reader, args.format, extract);
     let interrupted = interrupted();
     tokio::pin!(interrupted);
@@ -191,7 +201,7 @@ pub(crate) async fn generate(args: GenerateArgs) -> Result<()> {
         return Ok(());
     }
     known_partition(&args.connection, &topic, None).await?;
-    let mut sink = Sink::connect(&args.connection, Compression::None, rate, count).await?;
+    let mut sink = Sink::connect(&args.connection, ProducerSettings::default(), rate, count).await?;
     let interrupted = interrupted();
     tokio::pin!(interrupted);
     for event in generator {

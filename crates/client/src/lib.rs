@@ -38,7 +38,7 @@ pub use backoff::Backoff;
 pub use connection::{Client, Transport};
 pub use consumer::{Consumed, Consumer, ConsumerBuilder, Start};
 pub use error::Error;
-pub use producer::{Delivery, Producer, ProducerBuilder, Record, Stored};
+pub use producer::{Delivery, Producer, ProducerBuilder, Record, Settings as ProducerSettings, Stored};
 pub use settings::ClientSettings;
 pub use switch::Switch;
 pub use tidegate_model::batch::Compression;

@@ -26,7 +26,8 @@ pub(super) type LinkId = usize;
 /// An open stream.
 #[derive(Debug)]
 struct Stream {
-    frames: mpsc::Sender<v1::ProduceStreamRequest>,
+    /// `None`: half-closed.
+    frames: Option<mpsc::Sender<v1::ProduceStreamRequest>>,
     answers: tonic::Streaming<v1::ProduceStreamResponse>,
     /// Bytes that the hub lets be unanswered; 0 until it has said.
     max_in_flight_bytes: u64,
@@ -137,9 +138,10 @@ impl Links {
         if stream.closing || link.in_flight_bytes >= stream.max_in_flight_bytes {
             return Room::None;
         }
-        match stream.frames.try_reserve() {
+        let Some(frames) = &stream.frames else { return Room::None };
+        match frames.try_reserve() {
             Ok(permit) => Room::For { permit, in_flight_bytes: &mut link.in_flight_bytes },
-            Err(_) => Room::Later(stream.frames.clone()),
+            Err(_) => Room::Later(frames.clone()),
         }
     }
 
@@ -164,6 +166,26 @@ impl Links {
             }
         }
         Poll::Pending
+    }
+
+    /// Lets the hub end all streams once it has dealt with what was sent. A link that is being opened has carried nothing, and is closed.
+    pub(super) fn half_close(&mut self) {
+        for link in &mut self.links {
+            match &mut link.state {
+                State::Open(stream) => stream.frames = None,
+                state => *state = State::Closed,
+            }
+        }
+    }
+
+    /// True while some link is open.
+    pub(super) fn any_open(&self) -> bool {
+        (0..self.links.len()).any(|id| self.is_open(id))
+    }
+
+    /// The hub has ended a link that was half-closed.
+    pub(super) fn ended(&mut self, id: LinkId) {
+        self.links[id].state = State::Closed;
     }
 
     /// After a failure of a link: closed, to be opened again after a wait. A broker that failed is left alone for a moment by all of the client: until when.
@@ -232,5 +254,5 @@ async fn open(client: Client, broker: Option<u32>) -> Result<Stream> {
         let message = format!("the hub did not open a stream within {limit:?}");
         Error::from(Failure::new(Reason::Unavailable, message))
     })?;
-    Ok(Stream { frames, answers: response?.into_inner(), max_in_flight_bytes: 0, closing: false })
+    Ok(Stream { frames: Some(frames), answers: response?.into_inner(), max_in_flight_bytes: 0, closing: false })
 }

@@ -10,14 +10,17 @@
 mod accumulator;
 mod batch;
 mod delivery;
+mod identity;
 mod lane;
 mod links;
 mod record;
 mod sender;
 mod settings;
+mod unacknowledged;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tidegate_model::batch::RecordBatch;
@@ -43,6 +46,8 @@ struct Shared {
     wake: Notify,
     /// Bytes left of `buffer_bytes`.
     memory: Semaphore,
+    /// See [`Producer::refused_batches`].
+    refused_batches: AtomicU64,
     /// One lookup of an unknown topic at a time.
     lookup: tokio::sync::Mutex<()>,
 }
@@ -89,7 +94,7 @@ impl Drop for LastHandle {
 #[derive(Clone, Debug)]
 pub struct Producer {
     shared: Arc<Shared>,
-    task: Arc<Mutex<Option<JoinHandle<()>>>>,
+    task: Arc<Mutex<Option<JoinHandle<Result<()>>>>>,
     _last: Arc<LastHandle>,
 }
 
@@ -99,6 +104,7 @@ impl Producer {
             accumulator: Mutex::new(Accumulator::new(&settings)),
             memory: Semaphore::new(settings.buffer_bytes),
             wake: Notify::new(),
+            refused_batches: AtomicU64::new(0),
             lookup: tokio::sync::Mutex::new(()),
             client,
             settings,
@@ -180,7 +186,8 @@ impl Producer {
         self.shared.look_up(vec![topic.to_owned()]).await
     }
 
-    /// Sends what waits for more records, and waits until all that was sent before this call is decided.
+    /// Sends what waits for more records, and waits until all that was sent before this call is decided; without acknowledgements
+    /// ([`Settings::acknowledged`]), until the connections have it.
     ///
     /// # Errors
     /// The first error of a batch; each record's delivery tells its own.
@@ -199,16 +206,22 @@ impl Producer {
     /// Takes no more records, delivers what was sent, and ends. All handles are closed. Takes at most the delivery timeout.
     ///
     /// # Errors
-    /// As [`Producer::flush`].
+    /// As [`Producer::flush`]; without acknowledgements also if a connection broke before the hub had dealt with all that was sent.
     pub async fn close(&self) -> Result<()> {
         self.shared.accumulator.lock().close();
         let result = self.flush().await;
         let task = self.task.lock().take();
-        if let Some(task) = task {
+        match task {
             // The task's panic has failed its deliveries already.
-            let _ended = task.await;
+            Some(task) => result.and(task.await.unwrap_or(Ok(()))),
+            None => result,
         }
-        result
+    }
+
+    /// Batches sent without acknowledgement ([`Settings::acknowledged`]) that the hub has said it refused: their records are lost. Others may be lost without
+    /// a word.
+    pub fn refused_batches(&self) -> u64 {
+        self.shared.refused_batches.load(Ordering::Relaxed)
     }
 
     /// Bytes of records that are not decided yet.

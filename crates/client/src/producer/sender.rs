@@ -4,16 +4,12 @@
 //! It ends when the producer is closed and everything is decided. If it ends otherwise (fenced, or a panic), everything undecided fails.
 
 use std::collections::{HashMap, HashSet};
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidegate_model::{ProducerEpoch, ProducerId};
 use tidegate_proto::errors::{Failure, Reason};
 use tidegate_proto::v1;
-use tidegate_proto::v1::producer_service_client::ProducerServiceClient;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -22,16 +18,16 @@ use super::Shared;
 use super::accumulator::LaneId;
 use super::batch::{Batch, Identity};
 use super::delivery::Appended;
+use super::identity::{Renewal, initialise, renew, renewal};
 use super::lane::{Answered, Lane};
 use super::links::{Event, LinkId, Links, Room};
-use crate::{Client, Error, Result};
+use super::unacknowledged::{finish, handed_over, note_refusal};
+use crate::{Error, Result};
 
 /// How often deadlines are looked at while something is undecided.
 const TICK: Duration = Duration::from_millis(100);
 /// Metadata key of NOT_LEADER: where the leader is.
 const LEADER_ENDPOINT: &str = "leader_endpoint";
-
-type Renewal = Pin<Box<dyn Future<Output = Result<(Identity, usize)>> + Send>>;
 
 /// A partition's lane and the streams that it uses. What is in flight is on `link`, all of it: a lane goes over to the stream that it wants
 /// when everything is answered, so a partition's batches never overtake each other.
@@ -79,12 +75,18 @@ enum End {
 }
 
 /// Runs the producer until it is closed.
-pub(super) async fn run(shared: Arc<Shared>) {
+///
+/// # Errors
+/// What was sent without acknowledgement may not have reached the hub.
+pub(super) async fn run(shared: Arc<Shared>) -> Result<()> {
     let _guard = FailOnEnd(shared.clone());
     let mut sender = Sender::new(shared);
-    if let End::Fenced(failure) = sender.work().await {
-        sender.fail(&failure);
+    match sender.work().await {
+        End::Fenced(failure) => sender.fail(&failure),
+        End::Done if sender.shared.settings.acknowledged => {}
+        End::Done => return finish(&sender.shared, &mut sender.links).await,
     }
+    Ok(())
 }
 
 /// However the task ends, nobody waits for ever.
@@ -106,7 +108,7 @@ impl Drop for FailOnEnd {
 
 impl Sender {
     fn new(shared: Arc<Shared>) -> Self {
-        let look_up_at = Instant::now() + shared.settings.metadata_max_age;
+        let look_up_at = Instant::now() + shared.settings.look_up_every();
         Sender {
             window: shared.settings.window(),
             links: Links::new(shared.client.clone()),
@@ -255,9 +257,15 @@ impl Sender {
                     }
                     Some(Ok((bytes, batch))) => {
                         self.next_request += 1;
-                        *in_flight_bytes += bytes.len() as u64;
-                        self.frames.insert(request, (id, bytes.len() as u64));
-                        permit.send(frame(request, batch, bytes));
+                        let acknowledged = self.shared.settings.acknowledged;
+                        if acknowledged {
+                            *in_flight_bytes += bytes.len() as u64;
+                            self.frames.insert(request, (id, bytes.len() as u64));
+                        }
+                        permit.send(frame(request, batch, bytes, acknowledged));
+                        if !acknowledged {
+                            handed_over(&self.shared, &mut place.lane, request, now);
+                        }
                     }
                     Some(Err(bad)) => self.shared.decide(bad.0, bad.1),
                 }
@@ -291,6 +299,12 @@ impl Sender {
 
     fn acknowledged(&mut self, link: LinkId, ack: v1::ProduceAck, now: Instant) -> Result<(), End> {
         let Some((id, bytes)) = self.frames.remove(&ack.request_id) else {
+            if !self.shared.settings.acknowledged {
+                if note_refusal(&self.shared, ack) == Some(Reason::NotLeader) {
+                    self.refresh();
+                }
+                return Ok(());
+            }
             tracing::warn!(request_id = ack.request_id, "the hub acknowledged a frame that is not in flight");
             return Ok(());
         };
@@ -438,7 +452,7 @@ impl Sender {
             }
         }
         if now >= self.look_up_at {
-            self.look_up_at = now + self.shared.settings.metadata_max_age;
+            self.look_up_at = now + self.shared.settings.look_up_every();
             let shared = self.shared.clone();
             tokio::spawn(async move {
                 let topics = shared.accumulator.lock().topic_names();
@@ -538,50 +552,10 @@ async fn room(full: Vec<mpsc::Sender<v1::ProduceStreamRequest>>) {
     futures::future::select_all(waits).await;
 }
 
-/// Waits for a new identity if one is on its way, else for ever.
-async fn renewal(pending: &mut Option<Renewal>) -> Result<(Identity, usize)> {
-    match pending {
-        Some(renewal) => renewal.await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Asks for a new epoch.
-async fn renew(shared: &Shared, old: Identity) -> Result<(Identity, usize)> {
-    match initialise(shared, Some(old)).await {
-        // The answer to an earlier try may have been lost. Nobody else can have a nameless id, so another one does as well.
-        Err(Error::Hub(failure)) if failure.reason == Reason::ProducerFenced && shared.settings.name.is_none() => {
-            initialise(shared, None).await
-        }
-        other => other,
-    }
-}
-
-/// Asks for an identity, or a new epoch of one: and how many batches a partition may have in flight.
-async fn initialise(shared: &Shared, old: Option<Identity>) -> Result<(Identity, usize)> {
-    let client: &Client = &shared.client;
-    let request = v1::InitProducerRequest {
-        name: shared.settings.name.clone().unwrap_or_default(),
-        max_in_flight_batches: shared.settings.max_in_flight_batches,
-        producer_id: old.map(|old| old.id.0),
-        producer_epoch: old.map(|old| old.epoch.0.into()),
-    };
-    let service = ProducerServiceClient::new(client.transport());
-    let answer = client
-        .retry(request, |request| {
-            let mut service = service.clone();
-            async move { service.init_producer(request).await }
-        })
-        .await?;
-    let epoch = i16::try_from(answer.producer_epoch)
-        .map_err(|_| Failure::new(Reason::Internal, format!("the hub gave out producer epoch {}", answer.producer_epoch)))?;
-    let granted = answer.max_in_flight_batches.clamp(1, shared.settings.max_in_flight_batches);
-    Ok((Identity { id: ProducerId(answer.producer_id), epoch: ProducerEpoch(epoch) }, granted as usize))
-}
-
-fn frame(request_id: u64, batch: &Batch, bytes: Bytes) -> v1::ProduceStreamRequest {
+fn frame(request_id: u64, batch: &Batch, bytes: Bytes, acknowledged: bool) -> v1::ProduceStreamRequest {
     v1::ProduceStreamRequest {
         request_id,
+        no_acknowledgement: !acknowledged,
         topic: batch.outcome.topic.to_string(),
         partition: batch.outcome.partition,
         payload: Some(v1::produce_stream_request::Payload::Batches(bytes)),

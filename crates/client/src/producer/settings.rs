@@ -8,6 +8,9 @@ use super::Producer;
 use crate::settings::range;
 use crate::{Client, Error, Result};
 
+/// How old a producer's knowledge of leaders is at most that gets no acknowledgements.
+const UNTOLD_MAX_AGE: Duration = Duration::from_secs(5);
+
 /// Settings of a producer: plain data.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -24,6 +27,11 @@ pub struct Settings {
     /// Stores each record once, in order, over all tries. Default true. Without it a record may be stored twice after a lost answer, and
     /// one batch a partition is in flight.
     pub idempotent: bool,
+    /// Asks the hub for acknowledgements. Default true. Without them (only with `idempotent` false) a record counts as delivered, at offset -1, once a
+    /// connection has it, and nothing is sent twice: what a connection that breaks or a broker that ends still had, what a hub refuses
+    /// ([`Producer::refused_batches`]) and what is sent while the leader changes is lost, and order may be, when a partition's leader changes. What arrives is as
+    /// durable as everything else, a moment later. [`Producer::close`] waits until the hub has dealt with all that was sent.
+    pub acknowledged: bool,
     /// Batches in flight for each partition, 1 to 64; the hub may grant fewer. Default 16.
     pub max_in_flight_batches: u32,
     /// A name under which the hub keeps the producer's identity, so that a later incarnation fences this one. Default: none.
@@ -41,6 +49,7 @@ impl Default for Settings {
             buffer_bytes: 64 << 20,
             delivery_timeout: Duration::from_secs(120),
             idempotent: true,
+            acknowledged: true,
             max_in_flight_batches: 16,
             name: None,
             metadata_max_age: Duration::from_secs(300),
@@ -61,11 +70,20 @@ impl Settings {
             let message = format!("{:?} is not longer than `linger` ({:?})", self.delivery_timeout, self.linger);
             return Err(Error::Setting { field: "delivery_timeout", message });
         }
+        if self.idempotent && !self.acknowledged {
+            let message = "an idempotent producer needs acknowledgements; add `idempotent(false)`".to_owned();
+            return Err(Error::Setting { field: "acknowledged", message });
+        }
         if self.name.is_some() && !self.idempotent {
             let message = "a named producer is idempotent; leave out the name or `idempotent(false)`".to_owned();
             return Err(Error::Setting { field: "name", message });
         }
         Ok(())
+    }
+
+    /// How often partitions are looked up again. Whoever gets no acknowledgement is not told by one that a partition is led elsewhere.
+    pub(super) fn look_up_every(&self) -> Duration {
+        if self.acknowledged { self.metadata_max_age } else { self.metadata_max_age.min(UNTOLD_MAX_AGE) }
     }
 
     /// Batches of one partition that may be in flight before the hub has granted a number.
@@ -133,6 +151,13 @@ impl ProducerBuilder {
     #[must_use]
     pub fn idempotent(mut self, idempotent: bool) -> Self {
         self.settings.idempotent = idempotent;
+        self
+    }
+
+    /// [`Settings::acknowledged`].
+    #[must_use]
+    pub fn acknowledged(mut self, acknowledged: bool) -> Self {
+        self.settings.acknowledged = acknowledged;
         self
     }
 

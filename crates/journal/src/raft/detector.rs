@@ -4,7 +4,7 @@
 //! journal that both have. A beat *claims* the journals that its sender leads, with their terms, and names those for which it knows no leader. From
 //! that follows all that Raft's clock did:
 //!
-//! - A voter that hears no claim for a journal for a lease and a random time more has an election begun, by a pre-vote.
+//! - A voter that hears no claim for a journal for a lease has an election begun, by a pre-vote; where several live, by turns (`turns.rs`).
 //! - Whoever hears a claim, and a leader that a majority answers, objects to elections: a broker that cannot hear a leader which others hear disturbs
 //!   nobody.
 //! - A leader that no majority answers claims nothing any more, so that others may follow it; so does one that hands over.
@@ -30,12 +30,15 @@ use super::journal::{Journal, WeakJournal};
 use super::peers::{Lane, Message, Peers, broker_of};
 use super::strain::{Slowness, Strain, smoothed};
 use super::turnover::{Counts, Turnover};
+use super::turns;
 use super::wire::{Beat, Header, Reply, decode_reply};
 
 /// Beats in the time of a lease.
 const BEATS_IN_LEASE: u32 = 6;
 /// Raft's heartbeats go on for so many leases after the last thing that happened.
 const LINGER_LEASES: u32 = 2;
+/// A voter leaves each that is ahead of it so much of a lease: two beats, for the rounds of two brokers are up to one apart.
+const TURNS_IN_LEASE: u32 = 3;
 /// Pauses between elections that fail grow up to eight thirds of a lease.
 const MOST_DOUBLINGS: u32 = 3;
 /// A leader that was to hand over and still leads tries again after so many leases.
@@ -108,8 +111,6 @@ struct Watched {
     standing: Standing,
     /// Without a claim since then.
     since: Duration,
-    /// How long that may go on: drawn anew each time.
-    patience: Duration,
     /// Not before then is another election asked for.
     retry_at: Duration,
     /// Elections asked for since a leader was known last.
@@ -179,7 +180,6 @@ impl Detector {
             begun: now,
             standing: Standing::default(),
             since: now,
-            patience: patience(state.lease, env),
             retry_at: now,
             asked: 0,
             active_until: now,
@@ -308,11 +308,6 @@ impl Detector {
         }
         state.claimed(journal.id(), standing.term, now, Some(broker_of(candidate))).is_some()
     }
-}
-
-/// A lease, and a random half more.
-fn patience(lease: Duration, env: &Env) -> Duration {
-    lease + Duration::from_millis(env.random.below(lease.as_millis() as u64 / 2 + 1))
 }
 
 impl State {
@@ -513,21 +508,26 @@ impl State {
             watched.since += late.min(now.saturating_sub(watched.since));
         }
         if before.term != standing.term || before.leads {
-            (watched.since, watched.patience) = (now, patience(self.lease, env));
+            watched.since = now;
         }
         if let Some((_, heard)) = self.claimed(id, standing.term, now, None)
             && heard > watched.since
         {
-            (watched.since, watched.patience, watched.asked) = (heard, patience(self.lease, env), 0);
+            (watched.since, watched.asked) = (heard, 0);
         }
         let votes = standing.voters.iter().any(|voters| voters.contains(&watched.replica));
-        if !votes || now.saturating_sub(watched.since) < watched.patience || now < watched.retry_at {
+        let silence = now.saturating_sub(watched.since);
+        if !votes || silence < self.lease || now < watched.retry_at {
+            return None;
+        }
+        let is_heard = |broker| self.peers.get(&broker).is_some_and(|peer| is_fresh(peer.heard, now, self.lease));
+        if silence < self.lease + self.lease / TURNS_IN_LEASE * turns::ahead(id, watched.replica, &standing.voters, is_heard) {
             return None;
         }
         // Quick at first, for two that met; then slower, for one that was voted out and has not heard it.
         let pause = self.lease / 3 * (1 << watched.asked.min(MOST_DOUBLINGS));
         watched.asked += 1;
-        tracing::info!(journal = id.0, silence = ?now.saturating_sub(watched.since), "heard of no leader: asks for votes");
+        tracing::info!(journal = id.0, ?silence, "heard of no leader: asks for votes");
         watched.retry_at = now + pause + Duration::from_millis(env.random.below(pause.as_millis() as u64 + 1));
         Some(Errand::Elect)
     }

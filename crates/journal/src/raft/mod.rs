@@ -32,6 +32,7 @@ mod start;
 mod store;
 mod strain;
 mod turnover;
+mod turns;
 mod types;
 mod wire;
 

@@ -329,7 +329,7 @@ impl Metrics {
 
     /// Sets the gauges of the fleet, on the catalog's leader.
     pub(crate) fn fleet(&self, view: &FleetView, partitions_moving: usize) {
-        let in_sync = |journal: &JournalView| journal.led.as_ref().map_or(0, |led| led.voters.intersection(&led.in_sync).count());
+        let in_sync = |journal: &JournalView| journal.led.as_ref().map_or(0, |led| led.steady.intersection(&led.in_sync).count());
         let short = view.journals.values().filter(|journal| in_sync(journal) < view.replication_factor).count();
         let learning = |journal: &JournalView| {
             let voters = journal.led.as_ref().map(|led| &led.voters);

@@ -101,9 +101,10 @@ impl Planner<'_> {
         // 4. Enough good replicas, or more are asked for.
         let missing = if id == JournalId::CATALOG { usize::MAX } else { factor.saturating_sub(good.len()) };
         let asked = self.ask(id, journal, missing);
-        // 5. Voters: as many as there shall be, all good; a set with fewer is no target.
+        // 5. Voters: as many as there shall be, all good; a set with fewer is no target. What was cut off is finished: until then one broker may be all that a
+        // majority hangs on.
         let target = self.target(id, &ready, led, factor);
-        if target.len() == factor && target != led.voters {
+        if target.len() == factor && (target != led.voters || led.steady != led.voters) {
             self.change_voters(id, led, target);
             return;
         }

@@ -31,8 +31,8 @@ pub struct Members {
     pub voters: BTreeSet<u64>,
     /// Who only follows.
     pub learners: BTreeSet<u64>,
-    /// Whether a change of voters is under way.
-    pub changing: bool,
+    /// Who votes before and after a change: all of `voters` unless one is under way, or was cut off. Then some of them may be needed by one of two majorities.
+    pub steady: BTreeSet<u64>,
     /// Index of the entry that said so.
     pub index: u64,
 }
@@ -92,10 +92,11 @@ impl Journal {
         let seen = metrics.borrow_watched();
         let stored = &seen.membership_config;
         let membership = stored.membership();
+        let sets = membership.get_joint_config();
         Members {
             voters: membership.voter_ids().collect(),
             learners: membership.learner_ids().collect(),
-            changing: membership.get_joint_config().len() > 1,
+            steady: membership.voter_ids().filter(|voter| sets.iter().all(|set| set.contains(voter))).collect(),
             index: stored.log_id().as_ref().map_or(0, |id| id.index + 1),
         }
     }

@@ -48,7 +48,7 @@ fn a_one_voter_journal_grows_to_three_and_shrinks_to_another_one_while_written_t
             let voters: BTreeSet<u64> = (1..=id).collect();
             leader.change_voters(voters.clone(), FormerVoters::Leave).await.unwrap();
             let members = leader.members();
-            assert_eq!((members.voters, members.changing), (voters, false));
+            assert_eq!((members.voters, members.steady), (voters.clone(), voters));
         }
         cluster.converged().await;
         cluster.journal(1).transfer_leadership(3, PATIENCE).await.unwrap();
@@ -66,6 +66,39 @@ fn a_one_voter_journal_grows_to_three_and_shrinks_to_another_one_while_written_t
         }
         let expected: Vec<String> = (0..sequence).map(|number| number.to_string()).collect();
         assert_eq!(cluster.values(0).await, expected);
+    });
+}
+
+#[test]
+fn a_change_of_voters_that_was_cut_off_shows_and_is_finished_by_the_next_leader() {
+    on_threads(async {
+        let mut cluster = Cluster::of(&[1], 15).await;
+        cluster.leader().await;
+        for id in [2, 3] {
+            cluster.start(id, Beginning::Join).await.unwrap();
+            cluster.journal(1).add_learner(id).await.unwrap();
+            cluster.journal(1).caught_up(id, 0).await.unwrap();
+        }
+        let three = BTreeSet::from([1, 2, 3]);
+        // The first of its two entries takes so long that the caller can go away in time.
+        cluster.syncs.values().for_each(|sync| sync.store(300, Ordering::Relaxed));
+        let first = cluster.journal(1).clone();
+        let changing = tokio::spawn({
+            let (first, three) = (first.clone(), three.clone());
+            async move { first.change_voters(three, FormerVoters::Leave).await }
+        });
+        eventually("the first entry is there", || (first.members().voters == three).then_some(())).await;
+        changing.abort();
+        assert!(changing.await.unwrap_err().is_cancelled());
+        cluster.syncs.values().for_each(|sync| sync.store(0, Ordering::Relaxed));
+        cluster.converged().await;
+        first.transfer_leadership(3, PATIENCE).await.unwrap();
+        let third = cluster.journal(3);
+        assert_eq!((third.members().voters, third.members().steady), (three.clone(), BTreeSet::from([1])));
+        third.change_voters(three.clone(), FormerVoters::Leave).await.unwrap();
+        assert_eq!((third.members().voters, third.members().steady), (three.clone(), three));
+        cluster.kill(1);
+        cluster.propose(open(0)).await;
     });
 }
 

@@ -206,7 +206,8 @@ impl Producer {
     /// Takes no more records, delivers what was sent, and ends. All handles are closed. Takes at most the delivery timeout.
     ///
     /// # Errors
-    /// As [`Producer::flush`]; without acknowledgements also if a connection broke before the hub had dealt with all that was sent.
+    /// As [`Producer::flush`]; without acknowledgements also if any of the producer's connections broke: then it is not known whether the hub
+    /// has dealt with all that was sent.
     pub async fn close(&self) -> Result<()> {
         self.shared.accumulator.lock().close();
         let result = self.flush().await;

@@ -64,6 +64,8 @@ struct Sender {
     /// When they are to be chosen again, because a broker need not be left alone any more.
     choose_at: Option<Instant>,
     refresh: Option<JoinHandle<()>>,
+    /// Why it is not known whether the hub has dealt with all that was sent without acknowledgement.
+    unconfirmed: Option<Error>,
 }
 
 /// Why the producer's task ends.
@@ -84,7 +86,10 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<()> {
     match sender.work().await {
         End::Fenced(failure) => sender.fail(&failure),
         End::Done if sender.shared.settings.acknowledged => {}
-        End::Done => return finish(&sender.shared, &mut sender.links).await,
+        End::Done => {
+            let finished = finish(&sender.shared, &mut sender.links).await;
+            return sender.unconfirmed.map_or(finished, Err);
+        }
     }
     Ok(())
 }
@@ -127,6 +132,7 @@ impl Sender {
             leaders_version: 0,
             choose_at: None,
             refresh: None,
+            unconfirmed: None,
         }
     }
 
@@ -481,6 +487,9 @@ impl Sender {
 
     /// After a stream broke: everything undecided on it goes back in order. Its broker may be gone, so leaders are looked up.
     fn broken(&mut self, link: LinkId, error: Error) {
+        if !self.shared.settings.acknowledged && self.links.is_open(link) {
+            self.unconfirmed.get_or_insert_with(|| error.clone());
+        }
         for (id, place) in self.places.iter_mut().enumerate().filter(|(_, place)| place.link == link) {
             place.lane.stream_broke();
             if !place.lane.is_idle() {

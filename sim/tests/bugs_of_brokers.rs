@@ -43,13 +43,13 @@ bugs! {
     a_snapshot_above_what_is_tiered: SnapshotAboveTier from 0 within 16 by ["I2:"];
     an_emptied_replica_that_votes: ReuseReplicaId from 11 within 16 by ["I7:", "lost", "follower log reversion", "committed position"];
     appends_that_overtake_each_other: ReorderForwarded from 0 within 8 by ["the batch that follows was refused", "nonmonotonic send"];
-    a_broker_that_is_retired_too_soon: RetireTooSoon from 0 within 6 by ["which is retired or unknown", "three voters in sync"];
+    a_broker_that_is_retired_too_soon: RetireTooSoon from 7 within 8 by ["which is retired or unknown", "three voters in sync"];
     a_sync_that_is_skipped: SkipFsync from 0 within 2 by ["does not start", "lost"];
     a_vote_that_is_forgotten: ForgetVote from 4 within 20 by ["I6:", "two leaders"];
     a_log_that_frees_what_is_not_tiered: FreeBeforeTier from 0 within 8 by ["I2:", "I4:", "what is releasable is covered"];
     producers_that_are_forgotten: ForgetProducers from 0 within 8 by ["the batch that follows was refused", "I3:"];
     an_entry_that_is_applied_twice: ApplyTwice from 0 within 2 by ["was applied before"];
-    an_acknowledgement_before_the_write: AcknowledgeEarly from 4 within 6 by ["lost write", "stale read", "I3:"];
+    an_acknowledgement_before_the_write: AcknowledgeEarly from 25 within 12 by ["lost write", "stale read", "I3:"];
     raft_that_is_ahead_of_the_disk: RaftAheadOfDisk from 9 within 6 by ["lost write", "stale read", "I3:"];
     reads_of_a_deposed_leader: StaleReads from 3 within 20 by ["stale read"];
     appends_that_are_repeated_though_their_answer_got_lost: RepeatAmbiguous from 5 within 20 by ["duplicate"];

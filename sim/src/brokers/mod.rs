@@ -336,9 +336,7 @@ impl Run {
     async fn finish(&mut self) -> Result<(), String> {
         // A broker that was retired in the last moment and has not ended: nobody tells it of topics any more.
         self.drain_leaving().await;
-        self.read_all(Source::Anywhere).await?;
-        self.tiered().await?;
-        while let Err(problem) = self.drop_local_copies().await {
+        while let Err(problem) = self.read_all_and_drop().await {
             // Damage of a volume is found by whoever reads it, which may be as late as now.
             let Some(rotten) = self.rotten.first().copied().filter(|_| problem.contains("is damaged")) else {
                 return Err(problem);
@@ -346,11 +344,17 @@ impl Run {
             self.cluster.crash(rotten, false);
             self.give_up(rotten, &problem);
             self.heal().await?;
-            self.tiered().await?;
         }
         self.read_all(Source::Tier).await?;
         self.look.look(&self.cluster)?;
         self.tend()
+    }
+
+    /// Everything is read through each broker; what is local goes once all is in the object store.
+    async fn read_all_and_drop(&mut self) -> Result<(), String> {
+        self.read_all(Source::Anywhere).await?;
+        self.tiered().await?;
+        self.drop_local_copies().await
     }
 
     async fn drop_local_copies(&self) -> Result<(), String> {

@@ -381,23 +381,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_checkpoint_that_was_overtaken_takes_no_newer_ones_place() {
+    async fn a_checkpoint_that_was_overtaken_takes_no_newer_ones_place() -> Result<(), Box<dyn std::error::Error>> {
         let (env, _handle) = Env::simulated(1);
-        let (checkpoints, _) = Checkpoints::open(JournalId(1), PathBuf::from("/checkpoints"), &env).await.unwrap();
+        let (checkpoints, _) = Checkpoints::open(JournalId(1), PathBuf::from("/checkpoints"), &env).await?;
         let at = |index| {
             let applied = log_id(Position { term: 1, leader: 0, index });
-            encode(JournalId(1), &Core { applied, ..Core::empty() }).unwrap()
+            encode(JournalId(1), &Core { applied, ..Core::empty() }).ok_or("nothing was applied")
         };
-        checkpoints.write(at(74), 88).await.unwrap();
-        checkpoints.write(at(403).received(), u64::MAX).await.unwrap();
+        checkpoints.write(at(74)?, 88).await?;
+        checkpoints.write(at(403)?.received(), u64::MAX).await?;
         checkpoints.purged_to(403);
         // It was begun before the leader's snapshot came.
-        checkpoints.write(at(160), 402).await.unwrap();
+        checkpoints.write(at(160)?, 402).await?;
         assert!(checkpoints.newest_was_received());
         for index in [424, 436, 451] {
-            checkpoints.write(at(index), 420).await.unwrap();
+            checkpoints.write(at(index)?, 420).await?;
         }
         assert_eq!(checkpoints.at_or_below(420).map(|kept| kept.index()), Some(403), "what 424 hides is in the log alone");
+        Ok(())
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,7 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tidegate_journal::raft::Turnover;
 use tidegate_model::JournalId;
 
-use crate::placement::{FleetView, JournalView};
+use crate::placement::{FleetView, JournalView, Led};
 
 /// A method and how its calls ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -329,7 +329,8 @@ impl Metrics {
 
     /// Sets the gauges of the fleet, on the catalog's leader.
     pub(crate) fn fleet(&self, view: &FleetView, partitions_moving: usize) {
-        let in_sync = |journal: &JournalView| journal.led.as_ref().map_or(0, |led| led.steady.intersection(&led.in_sync).count());
+        let settled = |led: &Led| led.voters.intersection(&led.in_sync).filter(|voter| !led.unsettled.contains(voter)).count();
+        let in_sync = |journal: &JournalView| journal.led.as_ref().map_or(0, settled);
         let short = view.journals.values().filter(|journal| in_sync(journal) < view.replication_factor).count();
         let learning = |journal: &JournalView| {
             let voters = journal.led.as_ref().map(|led| &led.voters);

@@ -121,7 +121,7 @@ impl Placer {
                 fresh.then(|| Led {
                     leader: led.replica,
                     voters: led.voters.iter().copied().collect(),
-                    steady: led.steady.iter().copied().collect(),
+                    unsettled: led.unsettled.iter().copied().collect(),
                     learners: led.learners.iter().copied().collect(),
                     in_sync: led.in_sync.iter().copied().collect(),
                 })

@@ -179,7 +179,7 @@ fn led_journal(journal: &Journal, load: f64) -> wired::LedJournal {
         replica: journal.replica(),
         term: journal.leadership().borrow().term,
         voters: members.voters.into_iter().collect(),
-        steady: members.steady.into_iter().collect(),
+        unsettled: members.unsettled.into_iter().collect(),
         learners: members.learners.into_iter().collect(),
         in_sync: near.chain([journal.replica()]).collect(),
         load,
@@ -302,7 +302,7 @@ impl Inner {
                     let member = |replica: &tidegate_journal::state::Replica| MemberStatus {
                         replica: replica.id,
                         broker: replica.broker,
-                        votes: led.is_some_and(|led| led.steady.contains(&replica.id)),
+                        votes: led.is_some_and(|led| led.voters.contains(&replica.id) && !led.unsettled.contains(&replica.id)),
                         in_sync: led.is_some_and(|led| led.in_sync.contains(&replica.id)),
                     };
                     JournalStatus {

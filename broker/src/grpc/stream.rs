@@ -1,5 +1,5 @@
 //! `ProduceStream`: pipelined appends. One task for each stream reads frames and hands them to the hub in order; acknowledgements go out
-//! in order for each partition (see [`super::lanes`]), as many in one message as are ready. A frame that asks for none gets none, unless it is refused.
+//! in order for each partition (see [`super::lanes`]), as many in one message as are ready. Frames that ask for none are told of only if they are refused.
 //!
 //! Memory: payload bytes that are read and not acknowledged are held to `limits.max_stream_in_flight_bytes` for the stream and
 //! `limits.max_in_flight_bytes` for the broker; a stream that has no room is not read, and HTTP/2 holds its client back.

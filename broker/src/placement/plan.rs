@@ -104,7 +104,7 @@ impl Planner<'_> {
         // 5. Voters: as many as there shall be, all good; a set with fewer is no target. What was cut off is finished: until then one broker may be all that a
         // majority hangs on.
         let target = self.target(id, &ready, led, factor);
-        if target.len() == factor && (target != led.voters || led.steady != led.voters) {
+        if target.len() == factor && (target != led.voters || !led.unsettled.is_empty()) {
             self.change_voters(id, led, target);
             return;
         }

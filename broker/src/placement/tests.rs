@@ -26,7 +26,7 @@ fn fleet(brokers: u32, zones: u32, journals: u32, factor: usize) -> FleetView {
     let zone = |id: u32| if zones == 0 { String::new() } else { format!("z{}", id % zones) };
     let replica = Replica { id: 1, broker: BrokerId(1), incarnation: Uuid::nil() };
     let one = BTreeSet::from([1]);
-    let led = Led { leader: 1, voters: one.clone(), steady: one.clone(), learners: BTreeSet::new(), in_sync: one };
+    let led = Led { leader: 1, voters: one.clone(), unsettled: BTreeSet::new(), learners: BTreeSet::new(), in_sync: one };
     let journal = JournalView { replicas: vec![replica], lost: BTreeSet::new(), led: Some(led), load: 0.0, settled: true };
     FleetView {
         brokers: (1..=brokers).map(|id| (BrokerId(id), broker(&zone(id)))).collect(),
@@ -114,7 +114,7 @@ impl Model {
             led.learners.extend(gone);
         }
         led.voters.clone_from(voters);
-        led.steady.clone_from(voters);
+        led.unsettled.clear();
     }
 
     /// Members catch up, a part of them in each round; leaders that died are elected anew.
@@ -223,7 +223,7 @@ fn a_replica_whose_data_is_lost_goes_before_its_volume_gets_another() {
     journal.replicas.iter_mut().filter(|replica| replica.id == gone).for_each(|replica| replica.incarnation = Uuid::max());
     let voters: BTreeSet<u64> = led.voters.iter().copied().filter(|voter| *voter != gone).collect();
     assert_eq!(plan(&model.view, &Bounds::default()), [Step::ChangeVoters { journal: id, voters: voters.clone() }]);
-    (model.led(id).voters, model.led(id).steady) = (voters.clone(), voters);
+    model.led(id).voters = voters;
     let removed = Step::RemoveReplica { journal: id, replica: gone };
     assert_eq!(plan(&model.view, &Bounds::default()), std::slice::from_ref(&removed));
     model.run(&removed);
@@ -243,7 +243,7 @@ fn a_change_of_voters_that_was_cut_off_is_finished() {
     assert_eq!(plan(&model.view, &Bounds::default()), []);
     // A hub of one broker that grew: its first broker's vote is still a majority of its own.
     let led = model.led(id);
-    led.steady = BTreeSet::from([led.leader]);
+    led.unsettled = led.voters.iter().copied().filter(|voter| *voter != led.leader).collect();
     let step = Step::ChangeVoters { journal: id, voters: led.voters.clone() };
     assert_eq!(plan(&model.view, &Bounds::default()), std::slice::from_ref(&step));
     model.run(&step);

@@ -58,8 +58,8 @@ pub struct Led {
     pub leader: u64,
     /// The replicas that vote; during a change of voters those before and after it.
     pub voters: BTreeSet<u64>,
-    /// Those of them that vote before and after a change. Others than `voters` if one is under way, or was cut off with its leader.
-    pub steady: BTreeSet<u64>,
+    /// Those of them that vote only before, or only after, a change that is under way or was cut off with its leader.
+    pub unsettled: BTreeSet<u64>,
     /// Those that do not.
     pub learners: BTreeSet<u64>,
     /// Members that hold, but for a moment's worth, all that the leader has.

@@ -184,7 +184,7 @@ impl Checkpoints {
     }
 
     /// Writes a checkpoint durably and removes those that are no longer needed: all but the last two and the one that [`Checkpoints::at_or_below`]
-    /// gives. One that is overtaken by a newer one on its way to the disk is not needed: it may stand for a time before what a leader sent since.
+    /// gives. One that a newer one overtook on its way to the disk, such as a leader's snapshot, takes its place before that one.
     pub(super) async fn write(&self, encoded: Encoded, releasable: u64) -> io::Result<CheckpointInfo> {
         let info = CheckpointInfo { index: encoded.kept.index(), bytes: encoded.bytes.len() as u64 };
         let (disk, path) = (self.env.disk.clone(), self.path(info.index));

@@ -31,8 +31,8 @@ pub struct Members {
     pub voters: BTreeSet<u64>,
     /// Who only follows.
     pub learners: BTreeSet<u64>,
-    /// Who votes before and after a change: all of `voters` unless one is under way, or was cut off. Then some of them may be needed by one of two majorities.
-    pub steady: BTreeSet<u64>,
+    /// Those of them that vote only before, or only after, a change that is under way or was cut off. While there are any, two majorities are needed.
+    pub unsettled: BTreeSet<u64>,
     /// Index of the entry that said so.
     pub index: u64,
 }
@@ -96,7 +96,7 @@ impl Journal {
         Members {
             voters: membership.voter_ids().collect(),
             learners: membership.learner_ids().collect(),
-            steady: membership.voter_ids().filter(|voter| sets.iter().all(|set| set.contains(voter))).collect(),
+            unsettled: membership.voter_ids().filter(|voter| !sets.iter().all(|set| set.contains(voter))).collect(),
             index: stored.log_id().as_ref().map_or(0, |id| id.index + 1),
         }
     }
